@@ -1,0 +1,1 @@
+"""Protocols of the facility side: DSX Exchange, building management, OpenADR and MCP."""

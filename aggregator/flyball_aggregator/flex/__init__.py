@@ -1,0 +1,1 @@
+"""Grid flexibility: schedules, offers and settlement, free of any protocol."""

@@ -1,0 +1,1 @@
+"""Fleet health: incidents, permits, host lifecycle and integrity."""

@@ -1,0 +1,1 @@
+"""Queues, gangs and placement that know GPUs, topology, health and watts."""

@@ -1,0 +1,1 @@
+"""The power budget: network, rows, allocation, ledger and the loop that ties them."""

@@ -1,0 +1,1 @@
+"""Compiled hot paths, each beside a pure Python twin that states what it computes."""
