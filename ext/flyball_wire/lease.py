@@ -1,8 +1,8 @@
 """The lease and the report that answers it: what the ledger and a governor say to each other.
 
 A lease is watts for the sum of one host's GPU caps, never wall watts, in integer milliwatts. Its life runs on the
-host's boot clock from the governor's own stamp, which the lease echoes; order is (epoch, seq) alone. Both messages travel only
-inside a `Signed` envelope (flyball_wire.signing). The rules are those of docs/lease-protocol.md.
+host's boot clock from the governor's own stamp, which the lease echoes; order is (epoch, seq) alone. Both messages
+travel only inside a `Signed` envelope (flyball_wire.signing). The rules are those of docs/lease-protocol.md.
 """
 
 from dataclasses import dataclass
@@ -61,8 +61,9 @@ class Report:
 
     `bound_milliwatts` is the sum over GPUs of max(read-back limit, device minimum, any write not yet returned or
     settled; device maximum where a limit cannot be read) times (1 + cap error). `minimum_milliwatts` is the least it
-    can be brought to, `maximum_milliwatts` the sum of device maxima, with the same error. `has_foreign_cap` and `can_write`
-    say whether someone else writes caps and whether our writes take effect: either way the host counts at its maximum.
+    can be brought to, `maximum_milliwatts` the sum of device maxima, with the same error. `has_foreign_cap` and
+    `can_write` say whether someone else writes caps and whether our writes take effect: either way the host counts at
+    its maximum.
     """
 
     KIND: ClassVar[str] = "report"
