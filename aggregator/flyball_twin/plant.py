@@ -163,6 +163,7 @@ class Plant:
         self.energy_j, self.work_s = np.zeros(count), np.zeros(count)
         self.compute_speed, self.decode_speed = np.ones(count), np.ones(count)
         self.applied_limit_w = boards.default_limit_w.copy()
+        self._mean_limit_w = boards.default_limit_w.copy()
         self._pending_limit_w, self._pending_s = boards.default_limit_w.copy(), np.zeros(count)
         self._loop_w = boards.peak_w * 1.1
         self._thermal_w = boards.peak_w * 1.1
@@ -208,7 +209,10 @@ class Plant:
         acting_s = np.clip(step_s - waiting, 0.0, step_s)
         self._pending_s = np.maximum(waiting - step_s, 0.0)
         kept = np.exp(-acting_s / timing.cap_settling_s)
-        self.applied_limit_w = limit_w + (self.applied_limit_w - limit_w) * kept
+        gap_w = self.applied_limit_w - limit_w
+        held_s = step_s - acting_s + timing.cap_settling_s * (1.0 - kept)
+        self._mean_limit_w = limit_w + gap_w * held_s / step_s
+        self.applied_limit_w = limit_w + gap_w * kept
 
     def _phase_powers(self, step_s: float, demand: Demand, posted: Posted) -> tuple[Floats, Floats, Floats]:
         """Return what each board draws idle, in compute and in decode, at its locked clock, with spread and leakage."""
@@ -229,7 +233,7 @@ class Plant:
     def _close_loop(self, step_s: float, compute_w: Floats, decode_w: Floats, posted: Posted) -> Floats:
         """Return the mean ceiling of the power loop over the step: opened by headroom, closed by cap, heat or brake."""
         timing, boards = self.timing, self.boards
-        target = np.minimum(self.applied_limit_w * (1.0 - timing.cap_margin_ratio), self._thermal_w)
+        target = np.minimum(self._mean_limit_w * (1.0 - timing.cap_margin_ratio), self._thermal_w)
         braked_w = boards.context_idle_w + timing.brake_ratio * (boards.peak_w - boards.context_idle_w)
         target = np.where(posted.is_braked, np.minimum(target, braked_w), target)
         wanted = np.maximum(

@@ -160,8 +160,11 @@ def scale_trace(boards: Boards, requests: Requests, *, seed: int, mean_site_w: f
     """Return a replay scaled by one factor so that the uncapped fleet draws `mean_site_w` on average over the window.
 
     Args:
-        boards: The fleet. requests: The trace. seed: Of the spread over replicas.
-        mean_site_w: Wall watts of the whole site. window_s: Seconds from the first row over which the mean is taken.
+        boards: The fleet.
+        requests: The trace.
+        seed: Of the spread over replicas.
+        mean_site_w: Wall watts of the whole site.
+        window_s: Seconds from the first row over which the mean is taken.
 
     Raises:
         TraceError: the fleet idles above that mean, or cannot draw it even when every replica is busy.
@@ -212,7 +215,7 @@ def work_by_second(requests: Requests) -> tuple[Floats, Floats]:
     rate = requests.generated_tokens * DECODE_STEP_S / DECODE_BATCH / length
     change = np.bincount(arrival, rate, seconds + 1)[: seconds + 1]
     change -= np.bincount(np.minimum(arrival + length, seconds), rate, seconds + 1)[: seconds + 1]
-    return prefill, np.maximum(0.0, np.cumsum(change)[:seconds])
+    return np.asarray(prefill, np.float64), np.maximum(0.0, np.cumsum(change)[:seconds], dtype=np.float64)
 
 
 def _replicas(boards: Boards) -> NDArray[np.int64]:
