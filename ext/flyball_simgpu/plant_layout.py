@@ -155,7 +155,6 @@ class PlantGpu(LittleEndianStructure):
     slowdown_temperature_c: U32
     shutdown_temperature_c: U32
     memory_max_temperature_c: U32
-    reserved0: U32
     memory_total_bytes: U64
     memory_reserved_bytes: U64
     requested_limit_mw: U32
@@ -242,4 +241,4 @@ class PlantGpu(LittleEndianStructure):
     processes: Annotated[Array[PlantProcess], PlantProcess * PROCESS_SLOTS]
     event_count: U64
     events: Annotated[Array[PlantEvent], PlantEvent * EVENT_RING]
-    reserved: Annotated[Array[c_uint8], c_uint8 * 1248]
+    reserved: Annotated[Array[c_uint8], c_uint8 * 1256]

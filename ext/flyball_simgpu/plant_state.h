@@ -88,7 +88,7 @@ typedef struct {            /* 4096 bytes */
     uint32_t architecture, brand, compute_major, compute_minor, is_average_windowed, link_count;
     uint32_t graphics_clock_max_mhz, graphics_clock_min_mhz, graphics_clock_step_mhz, memory_clock_max_mhz;
     uint32_t default_limit_mw, min_limit_mw, max_limit_mw, slowdown_temperature_c, shutdown_temperature_c;
-    uint32_t memory_max_temperature_c, reserved0;
+    uint32_t memory_max_temperature_c;
     uint64_t memory_total_bytes, memory_reserved_bytes;
 
     /* L: what was asked of the device (the control client writes them on a reset). 0 MHz = not locked. */
@@ -125,7 +125,7 @@ typedef struct {            /* 4096 bytes */
     FbProcess processes[FB_PROCESS_SLOTS];
     uint64_t event_count;   /* C: events pushed so far; event n is at events[(n - 1) % FB_EVENT_RING] */
     FbEvent events[FB_EVENT_RING];
-    uint8_t reserved[1248];
+    uint8_t reserved[1256];
 } FbGpu;
 
 _Static_assert(sizeof(FbHeader) == 256, "header size");

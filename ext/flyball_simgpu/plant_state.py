@@ -3,6 +3,7 @@
 Standard library only, so that a lean host program may import it; the physics lives in flyball_twin.
 """
 
+import contextlib
 import mmap
 import os
 import time
@@ -128,11 +129,12 @@ class PlantFile:
         self.header.load_released = 1
 
     def close(self) -> None:
-        """Forget the records and unmap the file."""
-        del self.header
+        """Forget the records and unmap the file; records still held elsewhere keep their memory until they go."""
+        self.header = PlantHeader()
         self.hosts.clear()
         self.gpus.clear()
-        self.memory.close()
+        with contextlib.suppress(BufferError):
+            self.memory.close()
 
     def __enter__(self) -> Self:
         return self
