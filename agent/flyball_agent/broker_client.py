@@ -51,7 +51,7 @@ async def open_client(
     try:
         async with client:
             yield client
-    except aiomqtt.MqttError as error:
+    except (aiomqtt.MqttError, UnicodeError) as error:  # the latter: a host name that no resolver takes
         raise BrokerError(f"broker {config.address}:{config.port}: {error}") from None
     finally:
         client.abandon()
