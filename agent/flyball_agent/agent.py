@@ -30,7 +30,6 @@ from flyball_wire.local_socket import DeviceEvent, HelloReply, StatusReply
 from flyball_wire.messages import Birth, Event, State
 from flyball_wire.topics import OrderChannel
 
-STATE_PERIOD_S: Final = 1.0
 STATUS_STALE_S: Final = 5.0  # a governor silent for longer counts as gone
 REPORT_STALE_S: Final = 2.5  # the governor reports every second; ask when it does not
 _log = logging.getLogger(__name__)
@@ -189,10 +188,11 @@ class Agent:
     async def run_ticks(self) -> None:
         """Tick at whole periods of the loop's clock, without drift; a late tick is not made up for."""
         loop = asyncio.get_running_loop()
-        due = loop.time() + STATE_PERIOD_S
+        period_s = self.config.state_period_s
+        due = loop.time() + period_s
         while True:
             await asyncio.sleep(due - loop.time())
-            due += STATE_PERIOD_S * (1 + max(0, int((loop.time() - due) / STATE_PERIOD_S)))
+            due += period_s * (1 + max(0, int((loop.time() - due) / period_s)))
             self.tick()
 
     def tick(self) -> None:

@@ -19,7 +19,9 @@ _log = logging.getLogger("flyball_agent.mqtt")
 
 class _Client(aiomqtt.Client):
     def abandon(self) -> None:
-        """Close the socket of a connection attempt that was never answered; aiomqtt leaves it open."""
+        """Close the socket of a connection attempt that was never answered, which aiomqtt leaves open."""
+        if self._disconnected.done() and not self._disconnected.cancelled():
+            self._disconnected.exception()  # seen; else asyncio reports it as forgotten
         with contextlib.suppress(OSError, ValueError):
             self._client.disconnect()
 

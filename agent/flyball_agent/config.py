@@ -13,6 +13,7 @@ from flyball_wire.errors import WireError
 from flyball_wire.topics import check_name
 
 DEFAULT_PATH: Final = Path("/etc/flyball/agent.toml")
+_TOPIC_PREFIX: Final = re.compile(r"([A-Za-z0-9_-]{1,64}(/[A-Za-z0-9_-]{1,64}){0,7})?")
 
 Port = Annotated[int, Range(0, 65_535)]
 Seconds = Annotated[float, Range(0.01, 86_400.0)]
@@ -47,7 +48,10 @@ class BrokerConfig:
             raise ValueError("broker.username: expected with broker.password_file")
         if self.reconnect_max_s < self.reconnect_min_s:
             raise ValueError("broker.reconnect_max_s: expected at least broker.reconnect_min_s")
-        _check_prefix(self.topic_prefix)
+        if not _TOPIC_PREFIX.fullmatch(self.topic_prefix):
+            raise ValueError(
+                f"broker.topic_prefix {self.topic_prefix[:80]!r}: expected names of letters, digits, '_' or '-' between '/'"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,7 @@ class AgentConfig:
     host: str = ""  # empty: the machine's host name
     governor_socket: str = "/run/flyball/governor.sock"
     state_dir: str = "/var/lib/flyball/agent"
+    state_period_s: Annotated[float, Range(0.05, 60.0)] = 1.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     broker: BrokerConfig = BrokerConfig()
     spool: SpoolConfig = SpoolConfig()
@@ -113,10 +118,3 @@ def load_agent_config(path: Path | None, environment: Mapping[str, str]) -> Agen
     if path is None and DEFAULT_PATH.exists():
         path = DEFAULT_PATH
     return load_config(AgentConfig, "agent", path, environment)
-
-
-def _check_prefix(prefix: str) -> None:
-    if prefix and not re.fullmatch(r"[A-Za-z0-9_-]{1,64}(/[A-Za-z0-9_-]{1,64}){0,7}", prefix):
-        raise ValueError(
-            f"broker.topic_prefix {prefix[:80]!r}: expected names of letters, digits, '_' or '-' between '/'"
-        )

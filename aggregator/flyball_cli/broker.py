@@ -20,6 +20,7 @@ from flyball_wire.errors import BrokerError, ConfigError
 BrokerKind = Literal["mosquitto", "nats"]
 ADDRESS: Final = "127.0.0.1"
 POLL_S: Final = 0.02
+NATS_ACK_PENDING: Final = 4096  # per QoS 1 subscription; a session's subscriptions share 65535, so 15 of them
 MAX_PACKET_BYTES: Final = 1 << 20
 _SYSTEM_PATHS: Final = "/usr/sbin:/usr/local/sbin:/usr/local/bin:/usr/bin"  # Debian puts mosquitto in sbin
 # CONNECT of MQTT 3.1.1, clean session, keep-alive 5 s, client id "probe"; section 3.1 of the standard.
@@ -164,7 +165,7 @@ def _nats_text(directory: Path, port: int, tls: BrokerTls | None) -> str:
     return (
         f'server_name: flyball\nhost: "{ADDRESS}"\nport: -1\n'  # NATS' own protocol: any free port, unused
         f'jetstream {{ store_dir: "{directory}/jetstream" }}\n'
-        f'mqtt {{\n  host: "{ADDRESS}"\n  port: {port}\n  max_ack_pending: 65535\n{secured}}}\n'
+        f'mqtt {{\n  host: "{ADDRESS}"\n  port: {port}\n  max_ack_pending: {NATS_ACK_PENDING}\n{secured}}}\n'
     )
 
 
