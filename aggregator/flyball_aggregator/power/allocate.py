@@ -113,7 +113,9 @@ def _raise_in_tiers(matrix: RowMatrix, room_w: Floats, low_w: Floats, high_w: Fl
     return _fill(matrix, room_w, low_w, high_w, wants.weight, wants.tier)
 
 
-def _fill(matrix: RowMatrix, room_w: Floats, low_w: Floats, high_w: Floats, weight: Floats, tier: Integers) -> _Filled:
+def _fill(  # noqa: PLR0917
+    matrix: RowMatrix, room_w: Floats, low_w: Floats, high_w: Floats, weight: Floats, tier: Integers
+) -> _Filled:
     """Raise from low to high, tier after tier, until rows stop it."""
     granted = low_w.copy()
     limiting = np.full(matrix.hosts, NO_ROW, dtype=np.int64)

@@ -60,7 +60,8 @@ class RowMatrix:
     def load_w(self, power_w: Floats) -> Floats:
         """Return (rows,) wall watts of (hosts,) GPU watts on each row."""
         weighted = self.coefficient * power_w[self.host]
-        return np.bincount(self.row, weighted, minlength=self.rows)[: self.rows]
+        load: Floats = np.bincount(self.row, weighted, minlength=self.rows)[: self.rows].astype(np.float64, copy=False)
+        return load
 
 
 def build_rows(site: Site) -> tuple[Row, ...]:
@@ -125,7 +126,7 @@ def _element_rows(site: Site, flows: _Flows) -> list[Row]:
     for element in site.elements:
         limit_w = element.continuous_w
         if limit_w is not None and element.name in flows.members:
-            rows.append(_row_of(site, element, flows, element.name, None, limit_w))
+            rows.append(_row_of(site, element, flows, None, limit_w))
     return rows
 
 
@@ -139,8 +140,7 @@ def _loss_rows(site: Site, normal: _Flows, after: _Flows, lost: str) -> list[Row
             after.hosts[host][element.name] > normal.hosts[host].get(element.name, 0.0) + SAME for host in members
         )
         if continuous_w is not None and is_burdened:
-            name = f"{element.name}/without/{lost}"
-            rows.append(_row_of(site, element, after, name, lost, _survivor_limit_w(element, continuous_w)))
+            rows.append(_row_of(site, element, after, lost, _survivor_limit_w(element, continuous_w)))
     return rows
 
 
@@ -152,10 +152,10 @@ def _survivor_limit_w(element: Element, continuous_w: float) -> float:
     return element.emergency_rating_w
 
 
-def _row_of(site: Site, element: Element, flows: _Flows, name: str, lost: str | None, limit_w: float) -> Row:
+def _row_of(site: Site, element: Element, flows: _Flows, lost: str | None, limit_w: float) -> Row:
     members = flows.members[element.name]
     return Row(
-        name=name,
+        name=element.name if lost is None else f"{element.name}/without/{lost}",
         kind="element" if lost is None else "loss",
         element=element.name,
         lost=lost,
