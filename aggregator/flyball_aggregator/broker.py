@@ -96,7 +96,7 @@ class BrokerSession:
     async def _run_once(self) -> None:
         async with self._connection() as client:
             granted = await client.subscribe(self._subscriptions)
-            check_granted(self._subscriptions, [int(getattr(code, "value", code)) for code in granted])
+            check_granted(self._subscriptions, [code if isinstance(code, int) else code.value for code in granted])
             self._client = client
             self.connects += 1
             LOG.info("connected to broker %s:%d", self._config.host, self._config.port)

@@ -131,11 +131,12 @@ def read_meter(meter: str, payload: bytes) -> float:
         plain: Any = json.loads(payload)
     except (ValueError, RecursionError) as error:
         raise WireError(f"meter {meter}: not JSON: {str(error)[:120]}") from None
-    power_w = plain.get("power_watts") if isinstance(plain, dict) else None
-    is_number = isinstance(power_w, int | float) and not isinstance(power_w, bool)
-    if not is_number or not math.isfinite(power_w) or not 0 <= power_w <= MAX_METER_WATTS:
-        raise WireError(f"meter {meter}: power_watts is {str(power_w)[:60]}, expected 0 to {MAX_METER_WATTS:g}")
-    return float(power_w)
+    value = plain.get("power_watts") if isinstance(plain, dict) else None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    power_w = float(value) if is_number and value is not None else math.nan
+    if not 0 <= power_w <= MAX_METER_WATTS:  # NaN is not
+        raise WireError(f"meter {meter}: power_watts is {str(value)[:60]}, expected 0 to {MAX_METER_WATTS:g}")
+    return power_w
 
 
 def _decode_for(kind: type[M], host: str, payload: bytes) -> M:

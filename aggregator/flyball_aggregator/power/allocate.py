@@ -171,7 +171,9 @@ def _fill_tier(matrix: RowMatrix, room_w: Floats, columns: _Open, active: Flags)
     return rounds
 
 
-def _settle(columns: _Open, stopped: Flags, lowest: Floats, host: Integers, row: Integers, is_binding: Flags) -> None:
+def _settle(  # noqa: PLR0917
+    columns: _Open, stopped: Flags, lowest: Floats, host: Integers, row: Integers, is_binding: Flags
+) -> None:
     """Write the shares of hosts that stop here, and for the unsatisfied ones the row that stopped them."""
     where = np.flatnonzero(stopped)
     rise = np.minimum(columns.weight[where] * lowest[where], columns.span_w[where])

@@ -204,3 +204,16 @@ def _without_copies(rows: list[Row]) -> tuple[Row, ...]:
             kept.append(row)
         seen.add(key)
     return tuple(kept)
+
+
+def root_rows(site: Site, rows: Sequence[Row]) -> tuple[int, ...]:
+    """Return the indices of rows that together carry the whole site once: rated elements with no rated one above."""
+    network = build_network(site)
+    known: dict[str, Flow] = {}
+    index = {row.name: number for number, row in enumerate(rows) if row.kind == "element"}
+    roots = []
+    for name, number in index.items():
+        above = [higher for higher in network.flow_through(name, frozenset(), known) if higher != name]
+        if not any(higher in index for higher in above):
+            roots.append(number)
+    return tuple(roots)
