@@ -32,6 +32,8 @@ class ApiConfig:
 
     host: str = "127.0.0.1"
     port: Port = 8480
+    token_file: str | None = None  # who may write; unset: nobody
+    allowed_hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")  # names it may be asked under
 
 
 @dataclass(frozen=True, slots=True)

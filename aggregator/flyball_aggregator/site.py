@@ -157,6 +157,7 @@ class Policy:
     lease_ttl_s: Annotated[float, Range(1.0, 3600.0)] = 10.0
     lease_hold_s: Annotated[float, Range(0.0, 86_400.0)] = 30.0
     lease_ramp_ratio_per_s: Annotated[float, Range(0.001, 1.0)] = 0.05  # of the host's maximum
+    safe_ratio: Annotated[float, Range(0.1, 1.0)] = 1.0  # of the contingency rows, for safe shares
     meter_stale_s: Annotated[float, Range(1.0, 3600.0)] = 5.0
     state_stale_s: Annotated[float, Range(1.0, 3600.0)] = 3.0
 

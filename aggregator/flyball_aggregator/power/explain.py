@@ -5,7 +5,9 @@ from typing import Any, Final
 import numpy as np
 
 from flyball_aggregator.fleet import Fleet
+from flyball_aggregator.power.reason import host_sentence
 from flyball_aggregator.power.snapshot import PowerSnapshot, number
+from flyball_aggregator.power.view import gpu_views, row_view
 
 TOP: Final = 10  # holders named; the rest is summed
 MILLI: Final = 1000.0
@@ -22,6 +24,7 @@ def explain_host(fleet: Fleet, snapshot: PowerSnapshot, name: str) -> dict[str, 
     lease = int(hosts.lease_milliwatts[index])
     return {
         "host": name,
+        "time": number(snapshot.time_s),
         "lease_watts": lease / MILLI if lease >= 0 else None,
         "committed_watts": int(hosts.committed_milliwatts[index]) / MILLI,
         "target_watts": int(decision.target_milliwatts[index]) / MILLI,
@@ -40,57 +43,12 @@ def explain_host(fleet: Fleet, snapshot: PowerSnapshot, name: str) -> dict[str, 
     }
 
 
-def host_sentence(snapshot: PowerSnapshot, index: int) -> str:
-    """Return one sentence for a person."""
-    hosts, decision = snapshot.hosts, snapshot.decision
-    if snapshot.reasons[index]:
-        committed_w = int(hosts.committed_milliwatts[index]) / MILLI
-        return f"not led: {snapshot.reasons[index]}; counts at {committed_w:.0f} W"
-    limiting = int(decision.limiting_row[index])
-    granted_w = float(decision.granted_w[index])
-    if not decision.allocation.floors_met[index]:
-        return f"below its floor of {hosts.floor_w[index]:.0f} W: the floors do not fit on {_row_name(snapshot, index)}"
-    if limiting >= 0:
-        row = snapshot.rows[limiting].name
-        return f"wants {hosts.demand_w[index]:.0f} W, has {granted_w:.0f} W: {row} is full, tier {hosts.tier[index]}"
-    spare_w = int(decision.target_milliwatts[index]) / MILLI - granted_w
-    return f"has what it wants ({granted_w:.0f} W) and {max(spare_w, 0.0):.0f} W of headroom"
-
-
 def explain_row(fleet: Fleet, snapshot: PowerSnapshot, name: str) -> dict[str, Any] | None:
     """Return what stands on a row; None when there is no such row."""
     index = next((number for number, row in enumerate(snapshot.rows) if row.name == name), None)
     if index is None:
         return None
     return {**row_view(snapshot, index), "holders": row_holders(fleet, snapshot, index)}
-
-
-def row_view(snapshot: PowerSnapshot, index: int) -> dict[str, Any]:
-    """Return one row as plain values, wall watts."""
-    row, columns = snapshot.rows[index], snapshot.columns
-    limit_w = float(columns.limit_w[index])
-    committed_w = float(snapshot.committed_w[index] + columns.unmanaged_w[index] + columns.reserve_w[index])
-    return {
-        "row": row.name,
-        "kind": row.kind,
-        "element": row.element,
-        "lost": row.lost,
-        "hosts": len(row.hosts),
-        "limit_watts": round(limit_w, 3),
-        "limit_source": snapshot.limit_source[index],
-        "rating_watts": row.limit_w,
-        "committed_watts": round(committed_w, 3),
-        "leased_watts": round(float(snapshot.committed_w[index]), 3),
-        "unmanaged_watts": round(float(columns.unmanaged_w[index]), 3),
-        "reserve_watts": round(float(columns.reserve_w[index]), 3),
-        "slack_watts": round(limit_w - committed_w, 3),
-        "draw_watts": _draw(snapshot, index),
-        "draw_source": "meter" if np.isfinite(snapshot.meter_w[index]) else "model",
-        "is_binding": snapshot.is_binding(index),
-        "is_in_descent": committed_w > limit_w + 1e-3,
-        "is_short": bool(snapshot.decision.allocation.short_rows[index]),
-        "survivable_unreachable_fraction": number(snapshot.survivable_ratio[index]),
-    }
 
 
 def row_holders(fleet: Fleet, snapshot: PowerSnapshot, row: int) -> list[dict[str, Any]]:
@@ -114,12 +72,12 @@ def row_holders(fleet: Fleet, snapshot: PowerSnapshot, row: int) -> list[dict[st
     return holders
 
 
-def _draw(snapshot: PowerSnapshot, index: int) -> float | None:
-    if np.isfinite(snapshot.meter_w[index]):
-        return number(snapshot.meter_w[index])
-    return number(snapshot.managed_w[index] + snapshot.columns.unmanaged_w[index])
-
-
-def _row_name(snapshot: PowerSnapshot, index: int) -> str:
-    limiting = int(snapshot.decision.limiting_row[index])
-    return snapshot.rows[limiting].name if limiting >= 0 else "its rows"
+def explain_gpu(fleet: Fleet, snapshot: PowerSnapshot, host: str, gpu: int) -> dict[str, Any] | None:
+    """Return why a GPU has its cap: its host's lease, and the governor's split inside it."""
+    whole = explain_host(fleet, snapshot, host)
+    if whole is None:
+        return None
+    views = [view for view in gpu_views(fleet, fleet.hosts[host]) if view["gpu"] == gpu]
+    if not views:
+        return None
+    return {**views[0], "host": host, "split_by": "the governor of the host, inside its lease", "host_lease": whole}

@@ -4,6 +4,7 @@ Rows come from elements in the normal state, from each element with a feed lost,
 by the site file, and so is the matrix in compressed form.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +19,7 @@ RowKind = Literal["element", "loss", "group", "target"]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 SHED_S = 10.0  # all shedding is over by then (power-budgeting.md 5.1); an emergency rating must last longer
+MILLION = 1_000_000
 SAME = 1e-12  # coefficients that differ by less are the same row
 
 
@@ -161,7 +163,7 @@ def _row_of(site: Site, element: Element, flows: _Flows, lost: str | None, limit
         lost=lost,
         hosts=tuple(members),
         coefficients=tuple(
-            flows.hosts[host][element.name] * site.hosts[host].wall_watts_per_gpu_watt for host in members
+            _rounded_up(flows.hosts[host][element.name] * site.hosts[host].wall_watts_per_gpu_watt) for host in members
         ),
         limit_w=limit_w,
         continuous_limit_w=element.continuous_w or limit_w,
@@ -169,6 +171,11 @@ def _row_of(site: Site, element: Element, flows: _Flows, lost: str | None, limit
         reserve_ratio=site.policy.reserve_ratio if element.reserve_ratio is None else element.reserve_ratio,
         meter=element.name if element.has_meter and lost is None else None,
     )
+
+
+def _rounded_up(coefficient: float) -> float:
+    """Return a coefficient in whole parts per million, as the ledger counts it, never less than it is."""
+    return math.ceil(round(coefficient * MILLION, 3)) / MILLION
 
 
 def _group_rows(site: Site) -> list[Row]:
@@ -183,7 +190,7 @@ def _group_rows(site: Site) -> list[Row]:
                 element=None,
                 lost=None,
                 hosts=tuple(members),
-                coefficients=tuple(site.hosts[host].wall_watts_per_gpu_watt for host in members),
+                coefficients=tuple(_rounded_up(site.hosts[host].wall_watts_per_gpu_watt) for host in members),
                 limit_w=group.limit_w,
                 continuous_limit_w=group.limit_w,
                 unmanaged_w=sum(site.hosts[host].own_power_w for host in members),

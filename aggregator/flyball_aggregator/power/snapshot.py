@@ -46,12 +46,19 @@ class PowerSnapshot:
         """Draw of the whole site and where it is from: its meters, else measured GPU power and unmanaged load."""
         roots = list(self.roots)
         metered = self.meter_w[roots]
-        if len(roots) and np.isfinite(metered).all():
+        if roots and np.isfinite(metered).all():
             return float(metered.sum()), "meter"
         modelled = self.managed_w[roots] + self.columns.unmanaged_w[roots]
-        if len(roots) and np.isfinite(modelled).all():
+        if roots and np.isfinite(modelled).all():
             return float(modelled.sum()), "model"
         return None, "model"
+
+    @property
+    def tightest_row(self) -> str | None:
+        """The row that keeps most hosts from what they want; None when all have it."""
+        limiting = self.decision.limiting_row
+        counted = np.bincount(limiting[limiting >= 0], minlength=1)
+        return self.rows[int(counted.argmax())].name if counted.max() > 0 else None
 
     def slack_w(self, row: int) -> float:
         """Return what a row has left beside commitments, unmanaged load and reserve."""
