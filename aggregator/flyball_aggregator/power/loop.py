@@ -1,0 +1,328 @@
+"""The budget loop: once a second from what is known to leases on the wire, effects only at this edge.
+
+Lower first, raise what the ledger admits, commit, sign, publish; then tell people. Nothing is wanted of the ledger
+while the broker is away: a lease that cannot be sent would only hold watts.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from flyball_aggregator.broker import Outlet
+from flyball_aggregator.fleet import Fleet
+from flyball_aggregator.power.decide import RULE, Decision, HostColumns, RowColumns, decide, decide_safe_shares
+from flyball_aggregator.power.demand import Measured, start_demand, step_demand
+from flyball_aggregator.power.journal import hash_input, pack_input
+from flyball_aggregator.power.lease_desk import LeaseDesk, Outgoing, whole_watts
+from flyball_aggregator.power.ledger_store import StoreFull
+from flyball_aggregator.power.limits import LimitBook
+from flyball_aggregator.power.policy import build_policy
+from flyball_aggregator.power.rows import Floats, Integers, build_matrix, build_rows, root_rows
+from flyball_aggregator.power.snapshot import PowerSnapshot
+from flyball_aggregator.power.standing import Standing, read_standing
+from flyball_aggregator.power.unmanaged import MeterInput, start_unmanaged, step_unmanaged
+from flyball_aggregator.store import DecisionRecord, Store
+from flyball_wire.errors import WireError
+from flyball_wire.topics import host_topic
+
+LOG: Final = logging.getLogger(__name__)
+ASSUMED_DROP_RATIO: Final = 0.3  # a grid order; for how many silent hosts a row survives (power-budgeting.md 5.5)
+RETRY_LOG_TICKS: Final = 5  # a full ledger is tried again this often
+MAX_IN_FLIGHT: Final = 20_000  # publishes not yet taken by the broker; beyond it this tick's leases are not sent
+MILLI: Final = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoopParts:
+    """What the loop works on and speaks through."""
+
+    fleet: Fleet
+    desk: LeaseDesk
+    outlet: Outlet
+    store: Store
+    code_version: str
+    monotonic_s: Callable[[], float] = time.monotonic
+    unix_s: Callable[[], float] = time.time
+
+
+class PowerLoop:
+    """The budget of one site; `open` takes leadership, `tick` is one second."""
+
+    def __init__(self, parts: LoopParts) -> None:
+        site = parts.fleet.site
+        self.parts = parts
+        self.rows = build_rows(site)
+        self.matrix = build_matrix(self.rows, len(site.hosts))
+        self.roots = root_rows(site, self.rows)
+        self.limits = LimitBook(self.rows)
+        self.frozen: frozenset[str] = frozenset()
+        self.snapshot: PowerSnapshot | None = None
+        self.ticks = 0
+        self.leases_sent = 0
+        self.certificate_failures = 0
+        self.on_tick: list[Callable[[PowerSnapshot], None]] = []
+        self._policy = build_policy(site)
+        self._demand = start_demand(len(site.hosts), parts.fleet.width)
+        self._unmanaged = start_unmanaged(np.array([row.unmanaged_w for row in self.rows]))
+        self._since_s = np.full(len(site.hosts), np.nan)
+        self._last_lease: Integers = np.full(len(site.hosts), -1, dtype=np.int64)
+        self._in_flight: set[asyncio.Task[bool]] = set()
+
+    def open(self) -> None:
+        """Take leadership of the ledger."""
+        self.parts.desk.open(self.rows)
+
+    def take_ack(self, host: str, envelope: bytes, now_s: float) -> None:
+        """Take a host's signed report.
+
+        Raises:
+            WireError: it is not what it says; nothing changed.
+        """
+        if host not in self.parts.fleet.hosts:
+            self.parts.fleet.record_of(host)
+            raise WireError(f"report of {host!r}: the site lists no such host")
+        report = self.parts.desk.take_report(host, envelope)
+        self.parts.fleet.take_report(report, now_s)
+
+    async def run(self, stop: asyncio.Event, period_s: float) -> None:
+        """Tick until told to stop; a late tick is not made up for."""
+        loop = asyncio.get_running_loop()
+        due_s = loop.time()
+        while not stop.is_set():
+            await self.tick()
+            due_s = max(due_s + period_s, loop.time())
+            try:
+                await asyncio.wait_for(stop.wait(), max(due_s - loop.time(), 0.0))
+            except TimeoutError:
+                continue
+
+    async def tick(self) -> PowerSnapshot:
+        """Decide, commit, send and remember one second.
+
+        Raises:
+            Deposed, CommitInDoubt: this program must step down.
+        """
+        parts = self.parts
+        now_s, unix_s = parts.monotonic_s(), parts.unix_s()
+        if self.ticks % RETRY_LOG_TICKS == 0:
+            parts.desk.report_writable()
+        columns, sources, meter = self._read_rows(now_s)
+        standing = read_standing(parts.fleet, parts.desk, self._policy, self.frozen)
+        hosts = self._read_hosts(standing, now_s)
+        started_s = time.perf_counter()
+        decision = decide(self.matrix, columns, hosts, gives_spare=parts.fleet.site.policy.gives_spare)
+        solve_ms = (time.perf_counter() - started_s) * MILLI
+        safe = self._safe_shares(columns, hosts)
+        if parts.outlet.is_connected and len(self._in_flight) < MAX_IN_FLIGHT:
+            self._want(standing, decision, safe, now_s)
+            await self._send()
+        self._note_leases(standing, unix_s)
+        snapshot = self._snapshot(columns, sources, meter, standing, hosts, decision, safe, unix_s, solve_ms)
+        self._finish(snapshot, columns, hosts)
+        return snapshot
+
+    def _read_rows(self, now_s: float) -> tuple[RowColumns, tuple[str, ...], "_RowReadings"]:
+        """Return limits, unmanaged load and reserve of this second, and tell the ledger what changed."""
+        parts = self.parts
+        in_force = [self.limits.in_force(row.name, now_s) for row in self.rows]
+        limit_w = np.array([limit for limit, _source in in_force])
+        readings = self._read_meters(now_s)
+        self._unmanaged = step_unmanaged(
+            self._unmanaged,
+            MeterInput(
+                meter_w=readings.meter_w,
+                managed_w=readings.managed_w,
+                committed_w=readings.committed_w,
+                configured_w=np.array([row.unmanaged_w for row in self.rows]),
+                limit_w=limit_w,
+            ),
+        )
+        unmanaged_w = self._with_losses(self._unmanaged.estimate_w)
+        reserve_w = np.array([row.reserve_ratio for row in self.rows]) * limit_w
+        constant_w = np.array([float(whole_watts(value)) for value in unmanaged_w + reserve_w])
+        for row, limit, constant in zip(self.rows, limit_w, constant_w, strict=True):
+            parts.desk.set_limit(row, float(limit), float(constant))
+        columns = RowColumns(limit_w, constant_w - reserve_w, reserve_w)
+        return columns, tuple(source for _limit, source in in_force), readings
+
+    def _read_meters(self, now_s: float) -> "_RowReadings":
+        fleet, policy = self.parts.fleet, self.parts.fleet.site.policy
+        readings = [fleet.meter_w(row.meter, now_s, policy.meter_stale_s) if row.meter else None for row in self.rows]
+        measured_w = np.where(fleet.fresh_hosts(now_s, policy.state_stale_s), fleet.host_power_w(), np.nan)
+        committed = np.array([self.parts.desk.host(name).commitment_milliwatts for name in fleet.hosts]) / MILLI
+        return _RowReadings(
+            meter_w=np.array([np.nan if reading is None else reading for reading in readings]),
+            managed_w=self.matrix.load_w(measured_w),
+            committed_w=self.matrix.load_w(committed),
+            measured_w=measured_w,
+        )
+
+    def _with_losses(self, estimate_w: Floats) -> Floats:
+        """Add to loss rows what meters found above the configured load on the element and on the lost one."""
+        excess = {
+            row.element: float(estimate_w[index] - row.unmanaged_w)
+            for index, row in enumerate(self.rows)
+            if row.kind == "element"
+        }
+        added = [
+            excess.get(row.element, 0.0) + excess.get(row.lost, 0.0) if row.kind == "loss" else 0.0 for row in self.rows
+        ]
+        total_w: Floats = estimate_w + np.array(added)
+        return total_w
+
+    def _read_hosts(self, standing: Standing, now_s: float) -> HostColumns:
+        fleet = self.parts.fleet
+        fresh = fleet.fresh_hosts(now_s, fleet.site.policy.state_stale_s)
+        if self._demand.step_ratio.shape[1] != fleet.width:  # a host brought more GPUs than the site file said
+            self._demand = start_demand(len(fleet.hosts), fleet.width)
+        measured = Measured(
+            power_w=fleet.columns["power_watts"],
+            peak_w=fleet.columns["power_peak_watts"],
+            cap_w=fleet.columns["cap_watts"],
+            throttled_ratio=fleet.columns["throttled_ratio"],
+            minimum_w=fleet.minimum_w,
+            maximum_w=fleet.maximum_w,
+        )
+        self._demand = step_demand(self._demand, measured, fresh)
+        return standing.columns(self._policy, self._demand.demand_w, fresh)
+
+    def _safe_shares(self, columns: RowColumns, hosts: HostColumns) -> Integers:
+        """Return what hosts fall back to: all rows at what they carry without end, times the policy's ratio."""
+        ratio = self.parts.fleet.site.policy.safe_ratio
+        lasting_w = np.array([row.continuous_limit_w for row in self.rows])
+        limit_w = np.minimum(columns.limit_w, lasting_w) * ratio
+        return decide_safe_shares(self.matrix, limit_w - columns.unmanaged_w - columns.reserve_w, hosts)
+
+    def _want(self, standing: Standing, decision: Decision, safe: Integers, now_s: float) -> None:
+        """Ask the ledger for lowerings, then raises, then for leases that must be kept alive."""
+        desk = self.parts.desk
+        order, lease = decision.order_milliwatts, standing.lease_milliwatts
+        names = list(self.parts.fleet.hosts)
+        changed = np.flatnonzero(order >= 0)
+        for index in sorted(changed, key=lambda place: order[place] - lease[place]):
+            desk.want(names[index], int(order[index]), int(safe[index]), now_s)
+        for index in np.flatnonzero((order < 0) & (lease >= 0)):
+            is_ours = not standing.reasons[index] or standing.is_kept[index]
+            if is_ours and desk.is_due(desk.host(names[index]), now_s):
+                desk.want(names[index], int(lease[index]), int(safe[index]), now_s)
+
+    async def _send(self) -> None:
+        """Commit what the ledger decided, then send it."""
+        desk = self.parts.desk
+        batch = desk.take_batch()
+        try:
+            outgoing = await asyncio.to_thread(desk.commit, batch)
+        except StoreFull as error:
+            desk.report_full(error)
+            return
+        for item in outgoing:
+            self._publish_order(item)
+        await asyncio.sleep(0)
+
+    def _publish_order(self, item: Outgoing) -> None:
+        channel: Any = item.channel
+        topic = host_topic(self.parts.fleet.site.name, item.host, channel)
+        self.leases_sent += 1
+        self.publish_soon(self.parts.outlet.publish(topic, item.envelope, qos=1))
+
+    def publish_soon(self, sending: Coroutine[Any, Any, bool]) -> None:
+        """Send without waiting: a slow broker must not hold up the next decision."""
+        task = asyncio.get_running_loop().create_task(sending)
+        self._in_flight.add(task)
+        task.add_done_callback(self._in_flight.discard)
+
+    def _note_leases(self, standing: Standing, unix_s: float) -> None:
+        lease = standing.lease_milliwatts
+        self._since_s = np.where(lease != self._last_lease, unix_s, self._since_s)
+        self._last_lease = lease
+
+    def _snapshot(  # noqa: PLR0917
+        self,
+        columns: RowColumns,
+        sources: tuple[str, ...],
+        readings: "_RowReadings",
+        standing: Standing,
+        hosts: HostColumns,
+        decision: Decision,
+        safe: Integers,
+        unix_s: float,
+        solve_ms: float,
+    ) -> PowerSnapshot:
+        return PowerSnapshot(
+            time_s=unix_s,
+            tick=self.ticks,
+            epoch=self.parts.desk.epoch,
+            rows=self.rows,
+            matrix=self.matrix,
+            roots=self.roots,
+            columns=columns,
+            limit_source=sources,
+            committed_w=readings.committed_w,
+            meter_w=readings.meter_w,
+            managed_w=readings.managed_w,
+            survivable_ratio=self._survivable(columns, hosts),
+            hosts=hosts,
+            measured_w=readings.measured_w,
+            fences=standing.fences,
+            safe_milliwatts=safe,
+            reasons=standing.reasons,
+            since_s=self._since_s,
+            decision=decision,
+            solve_ms=solve_ms,
+        )
+
+    def _survivable(self, columns: RowColumns, hosts: HostColumns) -> Floats:
+        """Return (rows,) the share of commitments that may fall silent while the limit drops by the assumed ratio."""
+        room_w = columns.limit_w * (1.0 - ASSUMED_DROP_RATIO) - columns.unmanaged_w - columns.reserve_w
+        least_w = self.matrix.load_w(hosts.minimum_milliwatts / MILLI)
+        now_w = self.matrix.load_w(hosts.committed_milliwatts / MILLI)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = (room_w - least_w) / (now_w - least_w)
+        return np.clip(np.where(now_w <= least_w + 1e-6, np.where(room_w >= least_w, 1.0, 0.0), ratio), 0.0, 1.0)
+
+    def _finish(self, snapshot: PowerSnapshot, columns: RowColumns, hosts: HostColumns) -> None:
+        self.snapshot = snapshot
+        self.ticks += 1
+        failures = snapshot.decision.certificate.failures
+        if failures:
+            self.certificate_failures += failures
+            LOG.error("decision %d: %d statements of its certificate do not hold", snapshot.tick, failures)
+        if (snapshot.decision.order_milliwatts >= 0).any() or failures:
+            self._journal(snapshot, columns, hosts)
+        for handler in self.on_tick:
+            handler(snapshot)
+
+    def _journal(self, snapshot: PowerSnapshot, columns: RowColumns, hosts: HostColumns) -> None:
+        packed = pack_input(self.matrix, columns, hosts, gives_spare=self.parts.fleet.site.policy.gives_spare)
+        order = snapshot.decision.order_milliwatts
+        names = list(self.parts.fleet.hosts)
+        record = DecisionRecord(
+            time_s=snapshot.time_s,
+            epoch=snapshot.epoch,
+            code_version=self.parts.code_version,
+            rule=RULE,
+            input_hash=hash_input(packed),
+            input=packed,
+            orders=json.dumps({names[index]: int(order[index]) / MILLI for index in np.flatnonzero(order >= 0)}),
+            certificate_failures=snapshot.decision.certificate.failures,
+        )
+        self.publish_soon(_store_decision(self.parts.store, record))
+
+
+@dataclass(frozen=True, slots=True)
+class _RowReadings:
+    meter_w: Floats
+    managed_w: Floats
+    committed_w: Floats
+    measured_w: Floats  # (hosts,)
+
+
+async def _store_decision(store: Store, record: DecisionRecord) -> bool:
+    await asyncio.to_thread(store.add_decision, record)
+    return True

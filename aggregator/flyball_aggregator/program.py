@@ -1,0 +1,145 @@
+"""Put the parts of the aggregator together and run them until a signal or a lost leadership."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fastapi import FastAPI
+
+from flyball_aggregator.api import ApiParts, build_api
+from flyball_aggregator.broadcast import Broadcast
+from flyball_aggregator.broker import BrokerSession
+from flyball_aggregator.config import AggregatorConfig
+from flyball_aggregator.fleet import build_fleet
+from flyball_aggregator.history import History
+from flyball_aggregator.intake import Intake
+from flyball_aggregator.picture import picture_of
+from flyball_aggregator.power.facility import FacilityPublisher
+from flyball_aggregator.power.lease_desk import LeaseDesk
+from flyball_aggregator.power.ledger_store import LedgerStore
+from flyball_aggregator.power.loop import LoopParts, PowerLoop
+from flyball_aggregator.power.snapshot import PowerSnapshot
+from flyball_aggregator.server import bind_api, serve_api
+from flyball_aggregator.site import Site
+from flyball_aggregator.store import SqliteStore
+from flyball_wire.errors import ConfigError
+from flyball_wire.signing import SigningKey
+
+LOG: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """All parts, built and not started."""
+
+    config: AggregatorConfig
+    store: SqliteStore
+    ledger_store: LedgerStore
+    loop: PowerLoop
+    intake: Intake
+    session: BrokerSession
+    broadcast: Broadcast
+    history: History
+    version: str
+
+
+def build_program(config: AggregatorConfig, site: Site, key: SigningKey, version: str) -> Program:
+    """Return the parts of one aggregator; opens its files, starts nothing.
+
+    Raises:
+        ConfigError: the state directory cannot be used.
+    """
+    state = Path(config.state_dir)
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"state_dir {state}: {error.strerror}") from None
+    store = SqliteStore(state / "history.db", config.store)
+    ledger_store = LedgerStore(state / "ledger.db", state / "ledger.witness")
+    history = History(store)
+    fleet = build_fleet(site)
+    desk = LeaseDesk(site, ledger_store, key, history.note_alarm)
+    acks: list[PowerLoop] = []
+    intake = Intake(fleet, lambda host, envelope, now_s: acks[0].take_ack(host, envelope, now_s))
+    session = BrokerSession(config.broker, intake.subscriptions(), intake.take)
+    loop = PowerLoop(LoopParts(fleet, desk, session, store, version))
+    acks.append(loop)
+    program = Program(config, store, ledger_store, loop, intake, session, Broadcast(), history, version)
+    intake.on_event.append(history.note_event)
+    loop.on_tick += [FacilityPublisher(loop, session).handle, history.note_second, _picture_sender(program)]
+    return program
+
+
+async def run_program(program: Program) -> None:
+    """Run until SIGTERM or SIGINT.
+
+    Raises:
+        LedgerStoreError: leadership is lost; nothing more may be sent.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    listener = bind_api(program.config.api)
+    program.loop.open()
+    LOG.info("leading site %s in epoch %d", program.loop.parts.fleet.site.name, program.loop.parts.desk.epoch)
+    try:
+        async with asyncio.TaskGroup() as group:
+            session = group.create_task(program.session.run(), name="broker")
+            group.create_task(program.history.run(stop), name="history")
+            group.create_task(serve_api(_api(program), listener, stop), name="api")
+            group.create_task(program.loop.run(stop, program.config.period_s), name="budget")
+            group.create_task(_end_with(stop, program, session), name="end")
+    finally:
+        program.ledger_store.close()
+        program.store.close()
+
+
+async def _end_with(stop: asyncio.Event, program: Program, session: asyncio.Task[None]) -> None:
+    """Once told to stop, end what waits for others."""
+    await stop.wait()
+    program.broadcast.close()
+    session.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await session
+
+
+def _api(program: Program) -> FastAPI:
+    token = _read_token(program.config.api.token_file)
+    return build_api(
+        ApiParts(
+            loop=program.loop,
+            intake=program.intake,
+            session=program.session,
+            store=program.store,
+            broadcast=program.broadcast,
+            config=program.config.api,
+            token=token,
+            version=program.version,
+        )
+    )
+
+
+def _read_token(path: str | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        token = Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(f"api.token_file {path}: {error.strerror}") from None
+    if len(token) < 16:
+        raise ConfigError(f"api.token_file {path}: {len(token)} characters, expected at least 16")
+    return token
+
+
+def _picture_sender(program: Program) -> Callable[[PowerSnapshot], None]:
+    def send(_snapshot: PowerSnapshot) -> None:
+        if program.broadcast.watchers:
+            picture = picture_of(program.loop, program.intake, program.session, program.version)
+            program.broadcast.send("picture", picture)
+
+    return send
