@@ -20,7 +20,7 @@ test: setup
 lint: setup
 	$(BIN)/ruff check $(PYTHONS)
 	$(BIN)/ruff format --check $(PYTHONS)
-	$(BIN)/mypy $(PYTHONS)
+	$(BIN)/mypy agent aggregator ext tests
 	$(BIN)/lint-imports
 	$(BIN)/cython-lint --max-line-length 120 ext
 

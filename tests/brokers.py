@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+from tests.certificates import Authority
 
 from flyball_cli.broker import BrokerKind, BrokerPlan, BrokerTls, find_program, prepare_broker, wait_ready
-from tests.certificates import Authority
 
 READY_S = 15.0
 STOP_S = 10.0

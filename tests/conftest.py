@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.brokers import broker, broker_kind, tls_broker
 
 from flyball_simgpu.plant_state import PlantFile, create
-from tests.brokers import broker, broker_kind, tls_broker
 
 __all__ = ["broker", "broker_kind", "plant_file", "tls_broker"]
 

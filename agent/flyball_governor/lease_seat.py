@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from flyball_governor.bound import DeviceFacts
 from flyball_governor.identity import Identity
 from flyball_governor.journal import JournalError, StateFile
 from flyball_governor.lease_keeper import (
@@ -28,7 +29,6 @@ from flyball_governor.lease_keeper import (
     start,
     step,
 )
-from flyball_governor.bound import DeviceFacts
 from flyball_wire.codec import from_plain, to_plain
 from flyball_wire.errors import WireError
 from flyball_wire.signing import sign

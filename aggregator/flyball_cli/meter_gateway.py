@@ -1,7 +1,6 @@
 """The simulated site's meter gateway: publishes the plant's metered seconds over MQTT, as a facility gateway would.
 
-`python -m flyball_cli.meter_gateway --meter FILE --site SITE --row ROW --broker-port PORT` follows the plant's JSON lines
-and publishes {"power_watts": x, "time": RFC 3339} on flyball/v1/SITE/meter/ROW once a second.
+It follows the plant's JSON lines and publishes {"power_watts": x, "time": RFC 3339} on flyball/v1/SITE/meter/ROW once a second.
 """
 
 import argparse

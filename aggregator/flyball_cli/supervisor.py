@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
         self._held = asyncio.Event()  # set: may run
         self._held.set()
-        self._ending = False
+        self.is_ending = False
 
     @property
     def pid(self) -> int | None:
@@ -52,12 +52,12 @@ class Child:
 
     async def run(self) -> None:
         """Keep the child running until `end` was called."""
-        while not self._ending:
+        while not self.is_ending:
             await self._held.wait()
-            if self._ending:
+            if self.is_ending:
                 return
             code = await self._run_once()
-            if self._ending:
+            if self.is_ending:
                 return
             self.restarts += 1
             log.warning("%s ended with %s", self.spec.name, code)
@@ -95,7 +95,7 @@ class Child:
 
     async def end(self) -> None:
         """End the child: SIGTERM, then SIGKILL after the grace."""
-        self._ending = True
+        self.is_ending = True
         self._held.set()
         process = self._process
         if process is None or process.returncode is not None:
@@ -117,7 +117,7 @@ class Supervisor:
         self.children: dict[str, Child] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def __aenter__(self) -> "Supervisor":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

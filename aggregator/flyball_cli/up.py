@@ -11,8 +11,8 @@ from flyball_cli.up_options import DEFAULT_API_PORT, DEFAULT_BROKER_PORT, UpOpti
 
 DESCRIPTION = """\
 Start a broker, the aggregator and hosts on this machine, each host a real flyball-governor and flyball-agent. GPUs are
-simulated behind the NVML ABI; where NVML finds GPUs of this machine they are one more host, in observe unless --enforce.
-Ctrl-C ends all of it. A child that dies is started again after a second.
+simulated behind the NVML ABI; where NVML finds GPUs of this machine they are one more host, in observe unless
+--enforce. Ctrl-C ends all of it. A child that dies is started again after a second.
 """
 
 

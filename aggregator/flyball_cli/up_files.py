@@ -4,16 +4,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flyball_agent.config import AgentConfig, BrokerConfig, ExporterConfig
+from flyball_agent.config import AgentConfig, ExporterConfig
+from flyball_agent.config import BrokerConfig as AgentBroker
+from flyball_aggregator.config import AggregatorConfig, ApiConfig
+from flyball_aggregator.config import BrokerConfig as AggregatorBroker
 from flyball_aggregator.site import Element, Host, Parent, Policy, Site
+from flyball_cli.local_gpus import LocalGpus
 from flyball_cli.up_options import OWN_POWER_W_PER_GPU, WALL_WATTS_PER_GPU_WATT, UpOptions
+from flyball_cli.up_ports import UpPorts
 from flyball_governor.config import GovernorConfig, LeaseConfig, SocketConfig, TrustedKey
+from flyball_governor.identity import KEY_NAME
+from flyball_simgpu.models import find_model
 from flyball_wire.config import print_config
 from flyball_wire.signing import SigningKey, create_key_file, load_key_file
 
 SITE_NAME = "local"
 LEASE_KEY_ID = "lease-1"
-EXPORTER_PORT = 9481
+SITE_ROW = "site"
+LOCAL_HOST = "this-machine"
 HOSTS_PER_RACK = 2
 RACK_SHARE = 1.25  # a rack may take this much more than its even share of the site, so that both limits are at work
 
@@ -44,6 +52,16 @@ class HostFiles:
     def governor_state(self) -> Path:
         """The governor's state: key, journal, gate."""
         return self.folder / "governor"
+
+    @property
+    def report_key(self) -> Path:
+        """The governor's private report key."""
+        return self.governor_state / KEY_NAME
+
+    @property
+    def report_key_id(self) -> str:
+        """The id that its reports carry."""
+        return f"gov-{self.host}"[:64]
 
     @property
     def gate(self) -> Path:
@@ -99,7 +117,7 @@ def key_of(path: Path, key_id: str) -> SigningKey:
     return load_key_file(path, key_id) if path.exists() else create_key_file(path, key_id)
 
 
-def write_configs(files: UpFiles, options: UpOptions, ports: "UpPorts", local: LocalGpus | None) -> Site:
+def write_configs(files: UpFiles, options: UpOptions, ports: UpPorts, local: LocalGpus | None) -> Site:
     """Write every program's configuration and return the site that the aggregator will see."""
     lease_key = key_of(files.aggregator / f"{LEASE_KEY_ID}.key", LEASE_KEY_ID)
     for index, host in enumerate(files.hosts):
@@ -112,9 +130,7 @@ def write_configs(files: UpFiles, options: UpOptions, ports: "UpPorts", local: L
     return site
 
 
-def governor_config(
-    host: HostFiles, options: UpOptions, lease_key: SigningKey, *, is_local: bool
-) -> GovernorConfig:
+def governor_config(host: HostFiles, options: UpOptions, lease_key: SigningKey, *, is_local: bool) -> GovernorConfig:
     """Return a governor's configuration: simulated hosts enforce, this machine's own GPUs only where asked."""
     is_enforcing = options.is_enforcing_local if is_local else True
     return GovernorConfig(
@@ -126,7 +142,7 @@ def governor_config(
     )
 
 
-def agent_config(host: HostFiles, ports: "UpPorts", index: int) -> AgentConfig:
+def agent_config(host: HostFiles, ports: UpPorts, index: int) -> AgentConfig:
     """Return an agent's configuration; exporters count up from the usual port."""
     return AgentConfig(
         site=SITE_NAME,
@@ -138,7 +154,7 @@ def agent_config(host: HostFiles, ports: "UpPorts", index: int) -> AgentConfig:
     )
 
 
-def aggregator_config(files: UpFiles, ports: "UpPorts") -> AggregatorConfig:
+def aggregator_config(files: UpFiles, ports: UpPorts) -> AggregatorConfig:
     """Return the aggregator's configuration."""
     return AggregatorConfig(
         site_file=str(files.aggregator / "site.toml"),

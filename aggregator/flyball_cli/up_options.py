@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from flyball_cli.fault_script import FaultEvent
 from flyball_wire.errors import ConfigError
@@ -34,7 +34,7 @@ class UpOptions:
     events: tuple[FaultEvent, ...] = ()
     is_json: bool = False
     state: Path | None = None
-    broker: str = "auto"
+    broker: Literal["auto", "mosquitto", "nats"] = "auto"
     api_port: int = DEFAULT_API_PORT
     broker_port: int = DEFAULT_BROKER_PORT
 

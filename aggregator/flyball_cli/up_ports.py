@@ -21,9 +21,7 @@ class UpPorts:
 
 def choose_ports(options: UpOptions, hosts: int) -> UpPorts:
     """Return free ports; a wanted one that is taken gives way to any free one, except the API's, which is asked for."""
-    exporters = tuple(
-        take_port(EXPORTER_PORT + index if options.api_port else 0) for index in range(hosts)
-    )
+    exporters = tuple(take_port(EXPORTER_PORT + index if options.api_port else 0) for index in range(hosts))
     return UpPorts(take_port(options.api_port), take_port(options.broker_port), exporters)
 
 

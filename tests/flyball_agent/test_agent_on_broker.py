@@ -9,6 +9,8 @@ from pathlib import Path
 
 import aiomqtt
 import pytest
+from tests.brokers import RunningBroker, free_port
+from tests.flyball_agent.fake_governor import HOST, INCARNATION, FakeGovernor, device_event
 
 from flyball_agent.__main__ import run
 from flyball_agent.config import AgentConfig, BrokerConfig, ExporterConfig
@@ -16,8 +18,6 @@ from flyball_fast.ring import Ring
 from flyball_wire.codec import M, decode
 from flyball_wire.local_socket import ReportReply
 from flyball_wire.messages import Birth, Event, State
-from tests.brokers import RunningBroker, free_port
-from tests.flyball_agent.fake_governor import HOST, INCARNATION, FakeGovernor, device_event
 
 SITE = "test"
 ROOT = f"flyball/v1/{SITE}/host/{HOST}"

@@ -1,6 +1,7 @@
 """Scripted faults are read strictly, and decide who stays down."""
 
 import pytest
+
 from flyball_cli.fault_script import FaultEvent, is_held_down, parse_event
 from flyball_wire.errors import ConfigError
 

@@ -1,6 +1,7 @@
 """The result of a run is what the meter saw."""
 
 import pytest
+
 from flyball_cli.run_result import summarise_power
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from flyball_cli.supervisor import Child, ChildSpec, Supervisor
 
 LOOPS = "import time, sys; print('up', flush=True)\nwhile True: time.sleep(0.05)"

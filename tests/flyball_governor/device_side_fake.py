@@ -86,9 +86,7 @@ class FakeDeviceSide:
         await asyncio.sleep(0)
         if self.is_quiesced:
             return (None,) * self.gpus
-        return tuple(
-            None if gpu in self.unreadable else Limits(limit, limit) for gpu, limit in enumerate(self.limits)
-        )
+        return tuple(None if gpu in self.unreadable else Limits(limit, limit) for gpu, limit in enumerate(self.limits))
 
     def pending_writes(self) -> tuple[PendingWrite, ...]:
         return tuple(self.pending)

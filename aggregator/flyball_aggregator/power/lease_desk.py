@@ -64,6 +64,7 @@ class LeaseDesk:
         self.refused: Counter[str] = Counter()  # grants, by reason
         self.refusals: dict[str, ledger.Refused] = {}  # the newest of each host
         self.forged = 0
+        self.leases_acked = 0  # reports that fenced a newer lease than any before
         self.state = LedgerState(settings=ledger_settings(site))
         self._site = site
         self._log = log
@@ -102,7 +103,9 @@ class LeaseDesk:
             raise
         if report.host != host:
             raise WireError(f"report of {report.host!r} on the topic of {host!r}")
+        known = self.state.hosts.get(host)
         self._step(ledger.ReportReceived(report, is_authenticated=True))
+        self.leases_acked += known is not None and report.fence > known.fence
         return report
 
     def set_limit(self, row: Row, limit_w: float, constant_w: float) -> None:
