@@ -30,8 +30,8 @@ class FrozenTable(Mapping[str, V], Generic[V]):
         at = hash(key) % len(self._shards)
         shard = self._shards[at]
         made: FrozenTable[V] = FrozenTable.__new__(FrozenTable)
-        made._shards = (*self._shards[:at], {**shard, key: value}, *self._shards[at + 1 :])  # noqa: SLF001
-        made._count = self._count + (key not in shard)  # noqa: SLF001
+        made._shards = (*self._shards[:at], {**shard, key: value}, *self._shards[at + 1 :])
+        made._count = self._count + (key not in shard)
         return made
 
     def __getitem__(self, key: str) -> V:
