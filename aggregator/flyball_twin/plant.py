@@ -5,6 +5,7 @@ Pure: no clock, file or thread; the same seed and inputs give the same numbers. 
 is split between boards, the network, and everything on a host but a constant and a slope.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -139,7 +140,7 @@ class Plant:
         energy_j: (gpus,) true energy. host_power_w: (hosts,) wall power. work_s: (gpus,) full-speed seconds done.
         compute_speed, decode_speed: (gpus,) relative speed of each phase in the last step.
         temperature_celsius, memory_celsius: (gpus,). clock_ratio: (gpus,) of the greatest clock. reasons: (gpus,) bits.
-        throttle_s: seconds under each of: power, software_thermal, hardware_thermal, brake, clocks.
+        throttle_s: (gpus,) seconds under each of: power, software_thermal, brake, clocks.
     """
 
     def __init__(
@@ -175,9 +176,7 @@ class Plant:
         self.temperature_celsius = self.heat.inlet_celsius + self._die_k + self._sink_k
         self.memory_celsius = self.temperature_celsius.copy()
         self.reasons = np.full(count, REASON_IDLE, np.uint64)
-        self.throttle_s = {
-            name: np.zeros(count) for name in ("power", "software_thermal", "hardware_thermal", "brake", "clocks")
-        }
+        self.throttle_s = {name: np.zeros(count) for name in ("power", "software_thermal", "brake", "clocks")}
         self.sensors = PowerSensors(self.power_w, self._random.random(count), history_rows)
         self.host_power_w = self._wall_w(self.power_w)
         self.uncapped_host_w = self.host_power_w.copy()
@@ -206,7 +205,7 @@ class Plant:
         changed = limit_w != self._pending_limit_w
         waiting = np.where(changed & (self._pending_s <= 0.0), timing.cap_delay_s, self._pending_s)
         self._pending_limit_w = limit_w.copy()
-        acting_s = np.clip(step_s - waiting, 0.0, step_s)
+        acting_s = np.maximum(step_s - waiting, 0.0)
         self._pending_s = np.maximum(waiting - step_s, 0.0)
         kept = np.exp(-acting_s / timing.cap_settling_s)
         gap_w = self.applied_limit_w - limit_w
@@ -217,7 +216,7 @@ class Plant:
     def _phase_powers(self, step_s: float, demand: Demand, posted: Posted) -> tuple[Floats, Floats, Floats]:
         """Return what each board draws idle, in compute and in decode, at its locked clock, with spread and leakage."""
         boards, heat = self.boards, self.heat
-        self._lock_ratio = posted.clock_ratio + (self._lock_ratio - posted.clock_ratio) * np.exp(
+        self._lock_ratio = posted.clock_ratio + (self._lock_ratio - posted.clock_ratio) * math.exp(
             -step_s / self.timing.clock_lock_s
         )
         idle = np.where(demand.is_resident, boards.context_idle_w, boards.idle_w) * self.device_ratio
@@ -246,7 +245,7 @@ class Plant:
         gone = -np.expm1(-step_s / constant)
         mean = goal + (start - goal) * gone * constant / step_s
         self._loop_w = start + (goal - start) * gone
-        rho = float(np.exp(-step_s / timing.noise_s))
+        rho = math.exp(-step_s / timing.noise_s)
         sigma = timing.noise_ratio * min(1.0, (2.0 * timing.noise_s / step_s) ** 0.5)
         self._noise = rho * self._noise + sigma * (1.0 - rho * rho) ** 0.5 * self._random.standard_normal(len(mean))
         self._is_held = ~is_open
@@ -280,8 +279,8 @@ class Plant:
     def _warm(self, step_s: float, inlet_offset_k: Floats) -> None:
         """Move die and heat sink towards what the power holds them at; slow a board that is too hot."""
         heat = self.heat
-        self._die_k += (heat.die_k_per_w * self.power_w - self._die_k) * -np.expm1(-step_s / heat.die_s)
-        self._sink_k += (heat.sink_k_per_w * self.power_w - self._sink_k) * -np.expm1(-step_s / heat.sink_s)
+        self._die_k += (heat.die_k_per_w * self.power_w - self._die_k) * -math.expm1(-step_s / heat.die_s)
+        self._sink_k += (heat.sink_k_per_w * self.power_w - self._sink_k) * -math.expm1(-step_s / heat.sink_s)
         self.temperature_celsius = heat.inlet_celsius + inlet_offset_k + self._die_k + self._sink_k
         self.memory_celsius = self.temperature_celsius + heat.memory_k_per_w * self.power_w
         peak = self.boards.peak_w
@@ -324,7 +323,7 @@ class Plant:
 
 def _lag_mean(state: Floats, goal: Floats, step_s: float, constant_s: float) -> Floats:
     """Return the first-order answer at the end of a short step, or its mean over a step long against the constant."""
-    gone = -float(np.expm1(-step_s / constant_s))
+    gone = -math.expm1(-step_s / constant_s)
     if step_s > 4.0 * constant_s:
         gone = 1.0 - gone * constant_s / step_s
     return np.asarray(state + (goal - state) * gone)

@@ -29,7 +29,7 @@ class PowerSensors:
         self._next_s = phase * REFRESH_S
         self._now_s = 0.0
         self._rows = 0
-        self._times = np.zeros(history_rows)
+        self._times = [0.0] * history_rows
         self._energies = np.zeros((history_rows, count))
         self._start_w = start_w.copy()
         self._remember(np.zeros(count))
@@ -59,15 +59,24 @@ class PowerSensors:
 
     def _energy_at(self, time_s: float) -> Floats:
         """Return the true energy at an earlier time; before the start every GPU drew its starting power."""
-        oldest = max(0, self._rows - len(self._times))
-        order = np.arange(oldest, self._rows) % len(self._times)
-        place = int(np.searchsorted(self._times[order], time_s, side="right"))
-        if place == 0:
-            first = order[0]
+        kept, oldest = len(self._times), max(0, self._rows - len(self._times))
+        if time_s < self._times[oldest % kept]:
+            first = oldest % kept
             return np.asarray(self._energies[first] - self._start_w * (self._times[first] - time_s))
-        before = order[place - 1]
-        if place == len(order):
-            return np.asarray(self._energies[before])
-        after = order[place]
-        share = (time_s - self._times[before]) / (self._times[after] - self._times[before])
-        return np.asarray(self._energies[before] + share * (self._energies[after] - self._energies[before]))
+        after = self._first_row_after(time_s, oldest)
+        if after == self._rows:
+            return np.asarray(self._energies[(after - 1) % kept])
+        low, high = (after - 1) % kept, after % kept
+        share = (time_s - self._times[low]) / (self._times[high] - self._times[low])
+        return np.asarray(self._energies[low] + share * (self._energies[high] - self._energies[low]))
+
+    def _first_row_after(self, time_s: float, oldest: int) -> int:
+        """Return the number of the first row later than `time_s`, by bisection; the row count when there is none."""
+        low, high = oldest, self._rows
+        while low < high:
+            middle = (low + high) // 2
+            if self._times[middle % len(self._times)] <= time_s:
+                low = middle + 1
+            else:
+                high = middle
+        return low
