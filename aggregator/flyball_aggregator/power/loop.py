@@ -74,6 +74,11 @@ class PowerLoop:
         self._last_lease: Integers = np.full(len(site.hosts), -1, dtype=np.int64)
         self._in_flight: set[asyncio.Task[bool]] = set()
 
+    @property
+    def in_flight(self) -> int:
+        """How many messages the broker has not taken yet."""
+        return len(self._in_flight)
+
     def open(self) -> None:
         """Take leadership of the ledger."""
         self.parts.desk.open(self.rows)
