@@ -36,11 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
         key = load_key_file(Path(config.lease_key_file), config.lease_key_id)
         program = build_program(config, site, key, version("flyball"))
         asyncio.run(run_program(program))
-    except* ConfigError as errors:
-        LOG.error("%s", _first(errors))
+    except ConfigError as error:
+        LOG.error("%s", error)  # noqa: TRY400 (a person reads this; the trace says nothing more)
         return EXIT_CONFIG
-    except* LedgerStoreError as errors:
-        LOG.error("leadership is lost: %s", _first(errors))
+    except LedgerStoreError as error:
+        LOG.error("leadership is lost: %s", error)  # noqa: TRY400 (same)
         return EXIT_DEPOSED
     return 0
 
@@ -63,11 +63,6 @@ def _read_config(options: argparse.Namespace) -> AggregatorConfig:
     if not 0 <= options.port <= 65_535:
         raise ConfigError(f"--port {options.port}: expected 0 to 65535")
     return replace(config, api=replace(config.api, port=options.port))
-
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    first = errors.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 if __name__ == "__main__":

@@ -28,22 +28,17 @@ BirthHandler = Callable[[Birth], None]
 
 
 class Intake:
-    """Decode messages into the fleet and hand acks, events and telemetry on.
+    """Decode messages into the fleet and hand acks, events and telemetry on to whoever joined the lists."""
 
-    Args:
-        fleet: Where states, births and meters go.
-        on_ack: Takes the unopened signed report of a host.
-    """
-
-    def __init__(self, fleet: Fleet, on_ack: AckHandler) -> None:
+    def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
         self.received: Counter[str] = Counter()  # by channel
         self.refused: Counter[str] = Counter()  # by channel
         self.last_refusal = ""
+        self.on_ack: list[AckHandler] = []
         self.on_event: list[EventHandler] = []
         self.on_telemetry: list[TelemetryHandler] = []
         self.on_birth: list[BirthHandler] = []
-        self._on_ack = on_ack
 
     def subscriptions(self) -> tuple[tuple[str, int], ...]:
         """Return the topic filters with the quality of service each is asked at."""
@@ -82,7 +77,8 @@ class Intake:
             return
         _site, host, channel = parse_host_topic(topic)
         if channel == "ack":
-            self._on_ack(host, payload, now_s)
+            for take_ack in self.on_ack:
+                take_ack(host, payload, now_s)
         elif channel == "state":
             self.fleet.take_state(_decode_for(State, host, payload), now_s)
         elif channel == "birth":

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Final
 
+import numpy as np
+
 from flyball_aggregator.broker import BrokerSession
 from flyball_aggregator.intake import Intake
 from flyball_aggregator.power.facility import fleet_power
@@ -16,6 +18,7 @@ MILLI: Final = 1000.0
 
 def render_metrics(loop: PowerLoop, intake: Intake, session: BrokerSession) -> str:
     """Return all metrics; what is unknown is left out, never zero."""
+    failures: list[Sample] = [({}, float(loop.certificate_failures))]
     lines = [
         *_metric("flyball_broker_connected", "gauge", "1 while subscribed", [({}, float(session.is_connected))]),
         *_metric("flyball_broker_connects_total", "counter", "sessions begun", [({}, float(session.connects))]),
@@ -26,12 +29,7 @@ def render_metrics(loop: PowerLoop, intake: Intake, session: BrokerSession) -> s
         ),
         *_metric("flyball_grants_refused_total", "counter", "by the ledger", _by("reason", loop.parts.desk.refused)),
         *_metric("flyball_reports_forged_total", "counter", "bad signatures", [({}, float(loop.parts.desk.forged))]),
-        *_metric(
-            "flyball_certificate_failures_total",
-            "counter",
-            "unsound decisions",
-            [({}, float(loop.certificate_failures))],
-        ),
+        *_metric("flyball_certificate_failures_total", "counter", "unsound decisions", failures),
     ]
     if loop.snapshot is not None:
         lines += _site_metrics(loop, loop.snapshot)
@@ -67,10 +65,8 @@ def _row_metrics(snapshot: PowerSnapshot) -> list[str]:
 def _host_metrics(loop: PowerLoop, snapshot: PowerSnapshot) -> list[str]:
     hosts = snapshot.hosts
     named = [({"host": name}, record.index) for name, record in loop.parts.fleet.hosts.items()]
-    lease = [
-        (label, float(hosts.lease_milliwatts[at]) / MILLI if hosts.lease_milliwatts[at] >= 0 else None)
-        for label, at in named
-    ]
+    leased = np.where(hosts.lease_milliwatts >= 0, hosts.lease_milliwatts / MILLI, np.nan)
+    lease = [(label, float(leased[at])) for label, at in named]
     committed = [(label, float(hosts.committed_milliwatts[at]) / MILLI) for label, at in named]
     measured = [(label, float(snapshot.measured_w[at])) for label, at in named]
     return [

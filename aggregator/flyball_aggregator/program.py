@@ -21,7 +21,7 @@ from flyball_aggregator.intake import Intake
 from flyball_aggregator.picture import picture_of
 from flyball_aggregator.power.facility import FacilityPublisher
 from flyball_aggregator.power.lease_desk import LeaseDesk
-from flyball_aggregator.power.ledger_store import LedgerStore
+from flyball_aggregator.power.ledger_store import LedgerStore, LedgerStoreError
 from flyball_aggregator.power.loop import LoopParts, PowerLoop
 from flyball_aggregator.power.snapshot import PowerSnapshot
 from flyball_aggregator.server import bind_api, serve_api
@@ -64,12 +64,11 @@ def build_program(config: AggregatorConfig, site: Site, key: SigningKey, version
     history = History(store)
     fleet = build_fleet(site)
     desk = LeaseDesk(site, ledger_store, key, history.note_alarm)
-    acks: list[PowerLoop] = []
-    intake = Intake(fleet, lambda host, envelope, now_s: acks[0].take_ack(host, envelope, now_s))
+    intake = Intake(fleet)
     session = BrokerSession(config.broker, intake.subscriptions(), intake.take)
     loop = PowerLoop(LoopParts(fleet, desk, session, store, version))
-    acks.append(loop)
     program = Program(config, store, ledger_store, loop, intake, session, Broadcast(), history, version)
+    intake.on_ack.append(loop.take_ack)
     intake.on_event.append(history.note_event)
     loop.on_tick += [FacilityPublisher(loop, session).handle, history.note_second, _picture_sender(program)]
     return program
@@ -79,8 +78,16 @@ async def run_program(program: Program) -> None:
     """Run until SIGTERM or SIGINT.
 
     Raises:
+        ConfigError: something configured cannot be used.
         LedgerStoreError: leadership is lost; nothing more may be sent.
     """
+    try:
+        await _run_parts(program)
+    except* (ConfigError, LedgerStoreError) as errors:
+        raise _first(errors) from None
+
+
+async def _run_parts(program: Program) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -143,3 +150,8 @@ def _picture_sender(program: Program) -> Callable[[PowerSnapshot], None]:
             program.broadcast.send("picture", picture)
 
     return send
+
+
+def _first(errors: BaseExceptionGroup[ConfigError | LedgerStoreError]) -> ConfigError | LedgerStoreError:
+    first = errors.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

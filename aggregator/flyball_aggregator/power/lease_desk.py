@@ -5,6 +5,7 @@ The ledger itself is pure (power/ledger.py). Nothing leaves here before the comm
 
 import logging
 import math
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Final, Protocol
 
 from flyball_aggregator.power import ledger
 from flyball_aggregator.power.ledger import HostLedger, LedgerEffect, LedgerEvent, LedgerState, RowState
-from flyball_aggregator.power.ledger_store import StoredLedger, StoreFull
+from flyball_aggregator.power.ledger_store import StoredLedger, StoreFullError, start_ledger
 from flyball_aggregator.power.rows import Row
 from flyball_aggregator.site import Host, Policy, Site
 from flyball_wire.errors import SignatureError, WireError
@@ -71,6 +72,7 @@ class LeaseDesk:
         self._key = key
         self._on_alarm = on_alarm
         self._effects: list[LedgerEffect] = []
+        self._log_lock = threading.Lock()  # commits run in a thread, a later epoch is taken on the loop
         self._keys = {host.name: _report_keys(host) for host in site.hosts}
 
     @property
@@ -80,9 +82,9 @@ class LeaseDesk:
 
     def open(self, rows: Sequence[Row]) -> None:
         """Take leadership: a new durable epoch, what the store knows of hosts, and the site as declared now."""
-        stored = self._log.open_epoch()
-        self.state = LedgerState(settings=self.state.settings)
-        self._take_stored(stored)
+        with self._log_lock:
+            stored = self._log.open_epoch()
+        self.state = start_ledger(self.state.settings, stored)
         for host in self._site.hosts:
             self._step(_enrolment(host))
         self._step(ledger.RowsChanged(tuple(self._ledger_row(row, row.limit_w, _constant_w(row)) for row in rows)))
@@ -148,13 +150,15 @@ class LeaseDesk:
         """Make a batch durable and return what may be sent then; blocks for the disk.
 
         Raises:
-            Deposed, CommitInDoubt: step down, send nothing.
+            StoreFullError: nothing was written; raises must stop.
+            LedgerStoreError: step down, send nothing.
         """
         if any(isinstance(effect, ledger.LogGrant | ledger.LogHost) for effect in batch):
-            self._log.commit(batch)
+            with self._log_lock:
+                self._log.commit(batch)
         return tuple(item for effect in batch if (item := self._outgoing(effect)) is not None)
 
-    def report_full(self, error: StoreFull) -> None:
+    def report_full(self, error: StoreFullError) -> None:
         """Stop raises: the log takes no more."""
         LOG.error("ledger: %s; no raises until it can be written again", error)
         self._step(ledger.LogAbility(can_log=False))
@@ -164,8 +168,12 @@ class LeaseDesk:
         if not self.state.can_log:
             self._step(ledger.LogAbility(can_log=True))
 
-    def _take_stored(self, stored: StoredLedger) -> None:
-        self._step(ledger.EpochStarted(stored.epoch, stored.epochs, is_restored=stored.is_restored))
+    def _take_epoch(self, above: int) -> None:
+        """Take a later epoch and drop what waits under the former one: none of it was sent."""
+        with self._log_lock:
+            stored = self._log.open_epoch(above)
+        self._effects = [effect for effect in self._effects if isinstance(effect, ledger.LogHost)]
+        self._step(ledger.EpochStarted(stored.epoch, stored.epochs, is_restored=True))
 
     def _step(self, event: LedgerEvent) -> None:
         self.state, effects = ledger.step(self.state, event)
@@ -176,7 +184,7 @@ class LeaseDesk:
                 self.refused[effect.reason] += 1
                 self.refusals[effect.host] = effect
             elif isinstance(effect, ledger.TakeEpoch):
-                self._take_stored(self._log.open_epoch(effect.above))
+                self._take_epoch(effect.above)
             else:
                 self._effects.append(effect)
 

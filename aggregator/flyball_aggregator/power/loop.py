@@ -20,7 +20,7 @@ from flyball_aggregator.power.decide import RULE, Decision, HostColumns, RowColu
 from flyball_aggregator.power.demand import Measured, start_demand, step_demand
 from flyball_aggregator.power.journal import hash_input, pack_input
 from flyball_aggregator.power.lease_desk import LeaseDesk, Outgoing, whole_watts
-from flyball_aggregator.power.ledger_store import StoreFull
+from flyball_aggregator.power.ledger_store import StoreFullError
 from flyball_aggregator.power.limits import LimitBook
 from flyball_aggregator.power.policy import build_policy
 from flyball_aggregator.power.rows import Floats, Integers, build_matrix, build_rows, root_rows
@@ -74,6 +74,11 @@ class PowerLoop:
         self._last_lease: Integers = np.full(len(site.hosts), -1, dtype=np.int64)
         self._in_flight: set[asyncio.Task[bool]] = set()
 
+    @property
+    def in_flight(self) -> int:
+        """How many messages the broker has not taken yet."""
+        return len(self._in_flight)
+
     def open(self) -> None:
         """Take leadership of the ledger."""
         self.parts.desk.open(self.rows)
@@ -106,7 +111,7 @@ class PowerLoop:
         """Decide, commit, send and remember one second.
 
         Raises:
-            Deposed, CommitInDoubt: this program must step down.
+            LedgerStoreError: this program must step down.
         """
         parts = self.parts
         now_s, unix_s = parts.monotonic_s(), parts.unix_s()
@@ -207,10 +212,13 @@ class PowerLoop:
         changed = np.flatnonzero(order >= 0)
         for index in sorted(changed, key=lambda place: order[place] - lease[place]):
             desk.want(names[index], int(order[index]), int(safe[index]), now_s)
-        for index in np.flatnonzero((order < 0) & (lease >= 0)):
+        for index in np.flatnonzero(order < 0):
+            host = desk.host(names[index])
             is_ours = not standing.reasons[index] or standing.is_kept[index]
-            if is_ours and desk.is_due(desk.host(names[index]), now_s):
-                desk.want(names[index], int(lease[index]), int(safe[index]), now_s)
+            is_renewed = is_ours and lease[index] >= 0 and desk.is_due(host, now_s)
+            if is_renewed or standing.is_probed[index]:
+                least = int(standing.minimum_milliwatts[index])
+                desk.want(names[index], max(int(lease[index]), least), int(safe[index]), now_s)
 
     async def _send(self) -> None:
         """Commit what the ledger decided, then send it."""
@@ -218,7 +226,7 @@ class PowerLoop:
         batch = desk.take_batch()
         try:
             outgoing = await asyncio.to_thread(desk.commit, batch)
-        except StoreFull as error:
+        except StoreFullError as error:
             desk.report_full(error)
             return
         for item in outgoing:

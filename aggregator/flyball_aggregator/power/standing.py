@@ -17,7 +17,8 @@ from flyball_wire.lease import Fence, HostMode
 class Standing:
     """All hosts in the site file's order; `reasons` are empty for a host that is led.
 
-    A host that keeps its lease alive but gets no other (frozen, or counted at its maximum for a while) is in `is_kept`.
+    A host that keeps its lease alive but gets no other (frozen, or counted at its maximum for a while) is in `is_kept`;
+    one with an incarnation that must be asked for its first acknowledgement in `is_probed`.
     """
 
     committed_milliwatts: Integers
@@ -26,6 +27,7 @@ class Standing:
     maximum_milliwatts: Integers
     reasons: tuple[str, ...]
     is_kept: tuple[bool, ...]
+    is_probed: tuple[bool, ...]
     fences: tuple[Fence | None, ...]
 
     def columns(self, policy: PolicyColumns, demand_w: Floats, is_fresh: np.ndarray) -> HostColumns:
@@ -65,6 +67,9 @@ def read_standing(fleet: Fleet, desk: LeaseDesk, policy: PolicyColumns, frozen: 
         maximum_milliwatts=np.array([host.maximum_milliwatts for host in known], dtype=np.int64),
         reasons=tuple(reasons),
         is_kept=tuple(kept),
+        is_probed=tuple(
+            host.candidate is not None and mode == "enforce" for host, mode in zip(known, policy.modes, strict=True)
+        ),
         fences=tuple(host.outstanding[-1].fence if host.outstanding else host.fence for host in known),
     )
 
