@@ -52,7 +52,7 @@ class Child:
 
     async def run(self) -> None:
         """Keep the child running until `end` was called."""
-        while not self.is_ending:
+        while True:
             await self._held.wait()
             if self.is_ending:
                 return
