@@ -24,20 +24,19 @@ class PlantLink:
     def __init__(self, plant: Path, hosts: Sequence[HostFiles]) -> None:
         self._file = PlantFile(plant)
         self._hosts = tuple(hosts)
-        self._open: dict[str, bool] = {}
+        self._open: set[str] = set()
 
     def carry_gates(self) -> bool:
-        """Tell the plant which hosts may run work, as their governors' gate files say; return whether all may.
+        """Tell the plant which hosts may start work, as their governors' gate files say; return whether all may.
 
-        A gate file that is missing is shut. A host whose work runs keeps running it while its governor is away: only
-        the governor's own word shuts a gate again.
+        A gate that shuts keeps new work out. The simulated workload is one long piece of work, so it goes on once it
+        has begun: the harsher case for the limit.
         """
         for host in self._hosts:
-            is_open = read_gate(host.gate)
-            if self._open.get(host.host) != is_open:
-                self._file.write_gate(host.host, is_open=is_open)
-                self._open[host.host] = is_open
-        return all(self._open.values())
+            if host.host not in self._open and read_gate(host.gate):
+                self._file.write_gate(host.host, is_open=True)
+                self._open.add(host.host)
+        return len(self._open) == len(self._hosts)
 
     def release_load(self) -> None:
         """Let the load start."""
@@ -56,14 +55,14 @@ def read_gate(path: Path) -> bool:
         return False
 
 
-def read_meter(path: Path) -> list[MeteredSecond]:
-    """Return the whole seconds metered since the load was released; a line cut short by a kill is left out."""
+def read_meter(path: Path, for_s: float) -> list[MeteredSecond]:
+    """Return the whole seconds metered in the `for_s` since the load was released; a line cut short is left out."""
     seconds = []
     for line in path.read_text().splitlines():
         try:
             record = json.loads(line)
         except ValueError:
             continue
-        if record["load_s"] is not None and record["load_s"] >= 0:
+        if record["load_s"] is not None and -1 < record["load_s"] <= for_s - 1:
             seconds.append(MeteredSecond(record["load_s"], record["site_w"], record["uncapped_site_w"]))
     return seconds

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 import shutil
 import signal
 import sys
@@ -185,7 +186,7 @@ class SiteRun:
             self._say(self.watch.line)
 
     def _result(self) -> RunResult:
-        seconds = read_meter(self.files.meter)
+        seconds = read_meter(self.files.meter, self.options.for_s or math.inf)
         mean_w, use, peak_w, over = summarise_power([second.site_w for second in seconds], self.options.site_limit_w)
         return RunResult(
             hosts=self.options.hosts,
