@@ -43,7 +43,7 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
         self._held = asyncio.Event()  # set: may run
         self._held.set()
-        self.is_ending = False
+        self._is_ending = False
 
     @property
     def pid(self) -> int | None:
@@ -52,17 +52,20 @@ class Child:
 
     async def run(self) -> None:
         """Keep the child running until `end` was called."""
-        while True:
-            await self._held.wait()
-            if self.is_ending:
-                return
+        while await self._may_run():
             code = await self._run_once()
-            if self.is_ending:
-                return
+            if not self._is_over(code) and self._held.is_set():
+                await asyncio.sleep(RESTART_DELAY_S)
+
+    async def _may_run(self) -> bool:
+        await self._held.wait()
+        return not self._is_ending
+
+    def _is_over(self, code: int) -> bool:
+        if not self._is_ending:
             self.restarts += 1
             log.warning("%s ended with %s", self.spec.name, code)
-            if self._held.is_set():
-                await asyncio.sleep(RESTART_DELAY_S)
+        return self._is_ending
 
     async def _run_once(self) -> int:
         with self.spec.log_path.open("ab") as output:
@@ -95,7 +98,7 @@ class Child:
 
     async def end(self) -> None:
         """End the child: SIGTERM, then SIGKILL after the grace."""
-        self.is_ending = True
+        self._is_ending = True
         self._held.set()
         process = self._process
         if process is None or process.returncode is not None:
