@@ -1,7 +1,7 @@
-"""What the governor asks of GPUs, without a vendor's word: records, the blocking `Devices` and the asynchronous `DeviceSide`.
+"""What the governor asks of GPUs, without a vendor's word: records, blocking `Devices`, asynchronous `DeviceSide`.
 
-A call of `Devices` may never return (a driver can hang in the kernel), so only child processes make it; the governor's parent
-knows `DeviceSide` alone. Limits are integer milliwatts at the board, as in the lease; `None` is unknown, never zero.
+A call of `Devices` may never return (a driver can hang in the kernel), so only child processes make it; the governor's
+parent knows `DeviceSide` alone. Limits are integer milliwatts at the board, as in the lease; `None` is unknown.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class GpuInfo:
         min_limit_mw: Lowest power limit it accepts, milliwatts; None where it cannot be limited or read.
         max_limit_mw: Highest power limit it accepts, milliwatts.
         default_limit_mw: Limit after a reset or driver load, milliwatts.
-        capabilities: Names of what can be read or set, as `power_instant`, `energy`, `set_limit`, `lock_clocks`, `events`.
+        capabilities: Names of what can be read or set: `power_instant`, `energy`, `set_limit`, `lock_clocks`, `events`.
         missing: For each known name not in `capabilities`, why.
     """
 
@@ -81,8 +81,8 @@ class WriteResult:
     """What became of one write.
 
     Attributes:
-        outcome: `done` returned without error; `refused` returned with one and changed nothing; `pending` has not returned,
-            may still take effect, and is in `pending_writes()` until it does.
+        outcome: `done` returned without error; `refused` returned with one and changed nothing; `pending` has not
+            returned, may still take effect, and is in `pending_writes()` until it does.
         limits: Read back after the write; None when unknown. Judge by these, not by `outcome`.
         error: What the device said, when refused or pending.
         took_s: Time of the call, seconds; for a pending one, waited so far.
