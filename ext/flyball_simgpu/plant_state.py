@@ -58,10 +58,13 @@ def create(
     boards = [find_model(key) for key in keys]
     content = bytearray(sizeof(PlantHeader) + len(names) * (sizeof(PlantHost) + gpus * sizeof(PlantGpu)))
     _fill_header(content, len(names), gpus, seed)
+    offset = PlantHeader.from_buffer(content).gpus_offset
     for index, (name, board) in enumerate(zip(names, boards, strict=True)):
         _fill_host(content, index, name, gpus, is_gate_open=gates_open)
         for gpu in range(gpus):
-            _fill_gpu(content, index, gpu, gpus, board, seed)
+            record = PlantGpu.from_buffer(content, offset + (index * gpus + gpu) * sizeof(PlantGpu))
+            record.index, record.host_index, record.minor_number = gpu, index, gpu
+            _fill_gpu(record, board, seed)
     draft = Path(f"{os.fspath(path)}.{os.getpid()}.new")
     draft.write_bytes(content)
     draft.rename(path)
@@ -179,10 +182,7 @@ def _fill_host(content: bytearray, index: int, name: str, gpus: int, *, is_gate_
     host.driver_version, host.nvml_version, host.cuda_version = DRIVER_VERSION, NVML_VERSION, CUDA_VERSION
 
 
-def _fill_gpu(content: bytearray, host_index: int, index: int, gpus: int, model: SimulatedModel, seed: int) -> None:
-    header = PlantHeader.from_buffer(content)
-    gpu = PlantGpu.from_buffer(content, header.gpus_offset + (host_index * gpus + index) * sizeof(PlantGpu))
-    gpu.index, gpu.host_index, gpu.minor_number = index, host_index, index
+def _fill_gpu(gpu: PlantGpu, model: SimulatedModel, seed: int) -> None:
     _fill_identity(gpu, model, seed)
     gpu.default_limit_mw = gpu.requested_limit_mw = gpu.applied_limit_mw = round(model.default_limit_w * 1000)
     gpu.min_limit_mw, gpu.max_limit_mw = round(model.min_limit_w * 1000), round(model.max_limit_w * 1000)
