@@ -207,6 +207,12 @@ class Ring:
         """Say how the GPU is; the writer's."""
         self._gpu_words(gpu)[GPU_WORDS["state"]] = STATES.index(state)
 
+    def note_error(self, gpu: int, code: int) -> None:
+        """Count a failed call on the GPU and keep the driver's code; the writer's."""
+        words = self._gpu_words(gpu)
+        words[GPU_WORDS["last_code"]] = code
+        words[GPU_WORDS["errors"]] += 1
+
     def uuid(self, gpu: int) -> str:
         """Return the UUID written at the ring's making; empty without one."""
         start = HEADER_BYTES + self._check_gpu(gpu) * self._stride + GPU_WORDS["uuid"] * WORD_BYTES
