@@ -22,6 +22,7 @@ from .layout cimport (
     STATE_LEFT_OUT,
     STATE_LOST,
     STATE_OK,
+    STATE_UNSEEN,
     TIERS,
     W_BUDGET_STEPS,
     W_CALL,
@@ -58,8 +59,6 @@ cdef enum:
     FAST_COUNT = 6
     SLOW_MOST = 16
     AVERAGE_FIELD = 185
-    GPU_IS_LOST = 15
-    RESET_REQUIRED = 16
     STOP_SLICE_NS = 100000000    # the stop flag is looked at this often, at least
     SLOWEST_FAST_NS = 1000000000  # no tier gives way below 1 Hz
     SM_CLOCK = 1
@@ -125,7 +124,7 @@ cdef int _take_gpus(Loop *loop, Nvml nvml, left_out) except -1:
         loop.handles[gpu] = nvml.handles[gpu]
         loop.touched[gpu] = gpu not in left_out
         loop.lost[gpu] = nvml.handle_codes[gpu] != 0
-        _say_state(loop, gpu, STATE_LEFT_OUT if gpu in left_out else STATE_LOST if loop.lost[gpu] else STATE_OK)
+        _say_state(loop, gpu, STATE_LEFT_OUT if gpu in left_out else STATE_LOST if loop.lost[gpu] else STATE_UNSEEN)
         if loop.lost[gpu]:
             loop.touched[gpu] = False
     return 0
@@ -258,6 +257,11 @@ cdef void _end_untold(Loop *loop, int64_t started) noexcept nogil:
     loop.words[W_OTHER_CALL_NS] += took
 
 
+cdef bint _is_lost(int code) noexcept nogil:
+    # UNINITIALIZED, DRIVER_NOT_LOADED, GPU_IS_LOST, RESET_REQUIRED, GPU_NOT_FOUND
+    return code == 1 or code == 9 or code == 15 or code == 16 or code == 28
+
+
 cdef void _say_state(Loop *loop, int gpu, int state) noexcept nogil:
     fb_store(&gpu_words(loop.base, gpu, loop.capacity)[G_STATE], state)
 
@@ -275,7 +279,7 @@ cdef int _read_fields(Loop *loop, const Api *api, int gpu, int count, nvmlFieldV
     started = _end(loop) - started
     for i in range(count):
         told += values[i].latencyUsec if values[i].latencyUsec > 0 else 0
-        if code == 0 and values[i].nvmlReturn in (GPU_IS_LOST, RESET_REQUIRED):
+        if code == 0 and _is_lost(values[i].nvmlReturn):
             code = values[i].nvmlReturn
     if told:
         loop.words[W_LATENCY_US] += told
@@ -303,7 +307,7 @@ cdef void _read_fast(Loop *loop, const Api *api, int gpu) noexcept nogil:
         values[i].fieldId = loop.fast_fields[i]
     code = _read_fields(loop, api, gpu, FAST_COUNT, values)
     row.t_mono_ns = _now()
-    if code in (GPU_IS_LOST, RESET_REQUIRED):
+    if _is_lost(code):
         _lose(loop, gpu)
         forget_row(&row)
         row.t_mono_ns = _now()
@@ -344,7 +348,7 @@ cdef void _lose(Loop *loop, int gpu) noexcept nogil:
 cdef void _forget_slow(Loop *loop, int gpu) noexcept nogil:
     cdef uint64_t *words = gpu_words(loop.base, gpu, loop.capacity)
     cdef int place
-    fb_store(&words[G_SLOW_SEQ], words[G_SLOW_SEQ] + 1)
+    fb_store(&words[G_SLOW_SEQ], words[G_SLOW_SEQ] | 1)  # odd already when a writer died in here
     fb_fence()
     for place in range(SLOW_MOST):
         words[G_SLOW + place] = <uint64_t>-1
@@ -420,7 +424,7 @@ cdef uint32_t _average(Loop *loop, const Api *api, int gpu) noexcept nogil:
     code = _read_fields(loop, api, gpu, 1, &value)
     if code == 0 and field_value(&value, &read):
         return <uint32_t>min(read, <uint64_t>0xFFFFFFFF)
-    if code in (GPU_IS_LOST, RESET_REQUIRED) or api.power_usage is NULL:
+    if _is_lost(code) or api.power_usage is NULL:
         return <uint32_t>-1
     started = _begin(loop, gpu, CALL_FIELD_VALUES)
     code = api.power_usage(loop.handles[gpu], &usage)
@@ -447,7 +451,7 @@ cdef void _read_slow(
         started = _begin(loop, gpu, CALL_MEMORY)
         memory_code = api.memory(loop.handles[gpu], &memory)
         _end_untold(loop, started)
-    fb_store(&words[G_SLOW_SEQ], words[G_SLOW_SEQ] + 1)
+    fb_store(&words[G_SLOW_SEQ], words[G_SLOW_SEQ] | 1)  # odd already when a writer died in here
     fb_fence()
     for i in range(fields.count):
         words[G_SLOW + fields.place[i]] = <uint64_t>-1

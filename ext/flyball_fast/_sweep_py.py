@@ -28,7 +28,7 @@ from flyball_fast.ring_layout import COLUMNS, LATENESS_BUCKETS, SLOW, TIERS
 STOP_SLICE_NS = 100_000_000  # the stop flag is looked at this often, at least
 SLOWEST_FAST_NS = 1_000_000_000  # no tier gives way below 1 Hz
 CALM_RATIO, CALM_WINDOWS = 0.4, 6  # below this share of the budget for so many windows, a tier comes back
-_LOST_CODES = (15, 16)
+LOST_CODES = (1, 9, 15, 16, 28)  # UNINITIALIZED, DRIVER_NOT_LOADED, GPU_IS_LOST, RESET_REQUIRED, GPU_NOT_FOUND
 _BITS = tuple(8 * column.bytes - (column.format in "qb") for column in COLUMNS)
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ class _Sweep:
         self.due = [0] * TIERS
         self.say_periods()
         for gpu in range(nvml.gpu_count):
-            ring.set_state(gpu, "left_out" if gpu in plan.left_out else "ok")
+            ring.set_state(gpu, "left_out" if gpu in plan.left_out else "unseen")
 
     def run(self, stop: Sequence[int]) -> None:
         now = time.monotonic_ns()
@@ -114,12 +114,11 @@ class _Sweep:
             readings = self.fields(gpu, list(FAST_FIELDS.values()))
             values = {name: reading.value for name, reading in zip(FAST_FIELDS, readings, strict=True)}
             self.ring.set_state(gpu, "ok")
-        except DeviceLost:
-            self.lose(gpu)
-            values = {}
         except DeviceError as error:
             values = {}
-            if error.code == 13:
+            if error.code in LOST_CODES:
+                self.lose(gpu)
+            elif error.code == 13:
                 values = {"energy_mj": self.timed("field_values", gpu, lambda: self.nvml.energy_mj(gpu))}
         self.ring.append(gpu, _fitting(self.kept[gpu]._replace(t_mono_ns=time.monotonic_ns(), **values)))
 
@@ -186,7 +185,7 @@ class _Sweep:
         told = sum(max(0, reading.latency_us) for reading in readings)
         self.add("latency_us" if told else "other_call_ns", told or time.monotonic_ns() - started)
         for reading in readings:
-            if reading.code in _LOST_CODES:
+            if reading.code in LOST_CODES:
                 self.ring.note_error(gpu, reading.code)
                 raise DeviceLost(f"gpu {gpu}: field {reading.field}: lost", reading.code)
         return readings

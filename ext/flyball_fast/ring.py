@@ -270,7 +270,7 @@ class Ring:
     def set_slow(self, gpu: int, values: Mapping[str, int | None]) -> None:
         """Replace these slow values; the writer's."""
         words = self._gpu_words(gpu)
-        words[GPU_WORDS["slow_seq"]] += 1
+        words[GPU_WORDS["slow_seq"]] |= 1  # odd already when a writer died in here
         for name, value in values.items():
             words[SLOW_WORD + SLOW_INDEX[name]] = UNKNOWN_WORD if value is None else value
         words[GPU_WORDS["slow_seq"]] += 1
