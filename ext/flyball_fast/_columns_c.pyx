@@ -1,6 +1,7 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
 """The columnar codec of telemetry batches: the compiled twin of `_columns_py`, which states the format."""
 
+from cpython cimport array as c_array
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport INT64_MIN, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -8,7 +9,7 @@ from libc.string cimport memcpy, memset
 
 from .layout cimport COLUMN_COUNT, GPU_HEADER_BYTES, HEADER_BYTES, ROW_BYTES, gpu_words
 
-from array import array
+import array
 
 from flyball_fast._columns_py import MAX_BLOCKS as BLOCKS
 from flyball_fast._columns_py import MAX_ROWS as ROWS
@@ -30,7 +31,7 @@ cdef int64_t MAX_BLOCKS = BLOCKS
 cdef int64_t MAX_ROWS = ROWS
 cdef int64_t MAX_VALUES = VALUES
 cdef int VERSION = _VERSION
-EMPTY = array("q")
+cdef c_array.array EMPTY = array.array("q")
 
 
 def gather(
@@ -43,12 +44,11 @@ def gather(
         raise ValueError(f"gpu {gpu}, capacity {capacity}, rows {first}..{stop}: not of a ring")
     if memory.shape[0] < HEADER_BYTES + (gpu + 1) * (GPU_HEADER_BYTES + ROW_BYTES * capacity):
         raise ValueError(f"gpu {gpu}: beyond a ring of {memory.shape[0]} bytes")
-    values = EMPTY + array("q", bytes(8 * rows * COLUMN_COUNT))
-    cdef int64_t[::1] out = values
+    cdef c_array.array values = c_array.clone(EMPTY, rows * COLUMN_COUNT, False)
     cdef const uint8_t *data = <const uint8_t *>gpu_words(<uint8_t *>&memory[0], gpu, capacity) + GPU_HEADER_BYTES
     if rows:
         with nogil:
-            _gather(data, capacity, first, rows, real_minus_mono_ns, &out[0])
+            _gather(data, capacity, first, rows, real_minus_mono_ns, <int64_t *>values.data.as_longlongs)
     return Block(gpu, rows, memoryview(values))
 
 
@@ -379,6 +379,7 @@ def decode(data):
     cdef int64_t base, rows, total = 0
     cdef int count
     cdef uint16_t mask
+    cdef object first = None
     if view.shape[0] < 10:
         raise ColumnsError("a batch that ends too early")
     reader.at, reader.end, reader.problem = &view[0], &view[0] + view.shape[0], NULL
@@ -401,23 +402,25 @@ def decode(data):
             raise ColumnsError(f"a block of gpu {gpu}, {rows} rows and columns {mask:#x}: beyond the bounds")
         if mask and not rows:
             raise ColumnsError(f"gpu {gpu}: columns {mask:#x} of no rows")
-        blocks.append(_take_block(&reader, gpu, rows, mask, blocks[0] if blocks else None, base))
+        blocks.append(_take_block(&reader, gpu, rows, mask, first, base))
+        if first is None:
+            first = blocks[0]
     if reader.at != reader.end:
         raise ColumnsError(f"{reader.end - reader.at} bytes behind the batch")
     return base, blocks
 
 
 cdef object _take_block(Reader *reader, int gpu, int64_t rows, uint16_t mask, first, int64_t base):
-    values = array("q", bytes(8 * rows * COLUMN_COUNT))
-    cdef int64_t[::1] out = values
-    cdef int64_t[::1] times
+    cdef c_array.array values = c_array.clone(EMPTY, rows * COLUMN_COUNT, False)
+    cdef c_array.array times
+    cdef int64_t *out = <int64_t *>values.data.as_longlongs
     cdef const int64_t *reference = NULL
     cdef int64_t shift = <int64_t>(<uint64_t>base * 1000)
     cdef int column
     cdef int64_t i
     if first is not None and first.rows == rows and rows:
-        times = first.values
-        reference = &times[0]
+        times = first.values.obj
+        reference = <const int64_t *>times.data.as_longlongs
     with nogil:
         for column in range(COLUMN_COUNT if rows else 0):
             if mask >> column & 1:
