@@ -140,7 +140,7 @@ class LeaseSeat:
             await asyncio.to_thread(self.file.write, to_plain(record))
         except JournalError as error:
             if self.journal_error is None:
-                log.error("%s", error)
+                log.warning("%s", error)
             self.journal_error = str(error)
             return
         self._unsaved = self.journal_error = None

@@ -1,7 +1,6 @@
 """A device side without devices: the real Protocol over plain numbers, with faults that a test switches on."""
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
@@ -129,8 +128,3 @@ class FakeClock:
 
     def __call__(self) -> float:
         return self.now_s
-
-
-def correlation_ids() -> itertools.count[int]:
-    """Return request ids."""
-    return itertools.count(1)
