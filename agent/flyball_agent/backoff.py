@@ -1,7 +1,7 @@
 """How long to wait before the next attempt: doubling, with full jitter, so that a fleet does not come back at once."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
@@ -11,12 +11,12 @@ class Backoff:
     Attributes:
         least_s: No wait is shorter.
         most_s: No wait is longer.
-        draw: Returns a number in [0, 1).
+        draw: Where the jitter comes from.
     """
 
     least_s: float
     most_s: float
-    draw: random.Random
+    draw: random.Random = field(default_factory=random.Random)
     failures: int = 0
 
     def succeeded(self) -> None:

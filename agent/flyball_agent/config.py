@@ -2,12 +2,18 @@
 
 import re
 import socket
-from dataclasses import dataclass, field
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal
 
-from flyball_wire.codec import Range
+from flyball_wire.codec import Length, Range
+from flyball_wire.config import load_config
 from flyball_wire.errors import WireError
 from flyball_wire.topics import check_name
+
+DEFAULT_PATH: Final = Path("/etc/flyball/agent.toml")
+_TOPIC_PREFIX: Final = re.compile(r"([A-Za-z0-9_-]{1,64}(/[A-Za-z0-9_-]{1,64}){0,7})?")
 
 Port = Annotated[int, Range(0, 65_535)]
 Seconds = Annotated[float, Range(0.01, 86_400.0)]
@@ -17,9 +23,9 @@ Seconds = Annotated[float, Range(0.01, 86_400.0)]
 class BrokerConfig:
     """The MQTT broker and how this host proves itself to it; with `ca_file` set the session is TLS."""
 
-    is_enabled: bool = True
-    address: str = "127.0.0.1"
-    port: Port = 1883
+    enabled: bool = True
+    address: Annotated[str, Length(253, least=1)] = "127.0.0.1"
+    port: Annotated[int, Range(1, 65_535)] = 1883
     username: str | None = None
     password_file: str | None = None
     ca_file: str | None = None
@@ -42,14 +48,18 @@ class BrokerConfig:
             raise ValueError("broker.username: expected with broker.password_file")
         if self.reconnect_max_s < self.reconnect_min_s:
             raise ValueError("broker.reconnect_max_s: expected at least broker.reconnect_min_s")
-        _check_prefix(self.topic_prefix)
+        if not _TOPIC_PREFIX.fullmatch(self.topic_prefix):
+            shown = self.topic_prefix[:80]
+            raise ValueError(
+                f"broker.topic_prefix {shown!r}: expected names of letters, digits, '_' or '-' between '/'"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class SpoolConfig:
     """Where messages wait on disk while the broker is away; oldest telemetry gives way, never an event."""
 
-    is_enabled: bool = True
+    enabled: bool = True
     max_bytes: Annotated[int, Range(65_536, 1 << 40)] = 64 << 20
     drain_per_s: Annotated[float, Range(1.0, 100_000.0)] = 200.0
 
@@ -58,7 +68,7 @@ class SpoolConfig:
 class TelemetryConfig:
     """The columnar batches; State summaries go on when they are off."""
 
-    is_enabled: bool = True
+    enabled: bool = True
     period_s: Annotated[float, Range(0.1, 60.0)] = 1.0
 
 
@@ -66,7 +76,7 @@ class TelemetryConfig:
 class ExporterConfig:
     """Prometheus text at http://address:port/metrics."""
 
-    is_enabled: bool = True
+    enabled: bool = True
     address: str = "127.0.0.1"
     port: Port = 9481
 
@@ -76,9 +86,11 @@ class AgentConfig:
     """All of agent.toml."""
 
     site: str = "site"
-    host: str = field(default_factory=lambda: default_host())
+    host: str = ""  # empty: the machine's host name
     governor_socket: str = "/run/flyball/governor.sock"
     state_dir: str = "/var/lib/flyball/agent"
+    state_period_s: Annotated[float, Range(0.05, 60.0)] = 1.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     broker: BrokerConfig = BrokerConfig()
     spool: SpoolConfig = SpoolConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
@@ -88,17 +100,22 @@ class AgentConfig:
         """Refuse names that topics cannot carry."""
         try:
             check_name("site", self.site)
-            check_name("host", self.host)
+            check_name("host", self.host_id)
         except WireError as error:
             raise ValueError(str(error)) from None
 
+    @property
+    def host_id(self) -> str:
+        """The configured host id, else one made of the machine's name."""
+        return self.host or re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:64] or "host"
 
-def default_host() -> str:
-    """Return this machine's short name with what topics cannot carry replaced by '-'."""
-    name = socket.gethostname().split(".")[0]
-    return re.sub(r"[^A-Za-z0-9_-]", "-", name)[:64] or "host"
 
+def load_agent_config(path: Path | None, environment: Mapping[str, str]) -> AgentConfig:
+    """Return the configuration; without a path the default file, where there is one.
 
-def _check_prefix(prefix: str) -> None:
-    if prefix and not re.fullmatch(r"[A-Za-z0-9_-]{1,64}(/[A-Za-z0-9_-]{1,64}){0,7}", prefix):
-        raise ValueError(f"broker.topic_prefix {prefix[:80]!r}: expected names of letters, digits, '_' or '-' between '/'")
+    Raises:
+        ConfigError: naming the file or variable, the key's path and what was expected.
+    """
+    if path is None and DEFAULT_PATH.exists():
+        path = DEFAULT_PATH
+    return load_config(AgentConfig, "agent", path, environment)

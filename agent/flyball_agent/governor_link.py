@@ -10,7 +10,6 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -128,10 +127,17 @@ class GovernorLink:
 
     def ask_status(self) -> bool:
         """Ask for the status unless an earlier question is still open; False when the last one was not answered."""
+        return self._ask_once("status")
+
+    def ask_report(self) -> bool:
+        """Ask for a fresh signed report unless that question is still open."""
+        return self._ask_once("report")
+
+    def _ask_once(self, action: Action) -> bool:
         connection = self._connection
-        if connection is None or "status" in connection.asked.values():
+        if connection is None or action in connection.asked.values():
             return False
-        return self.send("status")
+        return self.send(action)
 
     async def _run_once(self) -> None:
         with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)) as sock:
@@ -249,9 +255,14 @@ class _Connection:
 
 async def _wait_readable(sock: socket.socket) -> None:
     loop = asyncio.get_running_loop()
-    readable = loop.create_future()
-    loop.add_reader(sock, lambda: readable.done() or readable.set_result(None))
+    readable: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(sock, _set_once, readable)
     try:
         await readable
     finally:
         loop.remove_reader(sock)
+
+
+def _set_once(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

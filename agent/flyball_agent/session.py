@@ -1,19 +1,20 @@
 """The MQTT session of a host: birth, state, acks and events out, leases and commands in, for ever.
 
 Two lanes go out. The quick lane (birth, ack, state) holds only the newest of each, because an older one says nothing
-more; while the broker is away it waits in memory. The kept lane (events, state changes, telemetry) is in order and goes
-to the spool while the broker is away or the spool is not yet empty. Nothing here waits for the broker but its own tasks.
+more; while the broker is away it waits in memory. The kept lane (events, state changes, telemetry) is in order and
+goes to the spool while the broker is away or the spool is not yet empty. Only the session's own tasks wait for it.
 """
 
 import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import aiomqtt
+from paho.mqtt.reasoncodes import ReasonCode
 
 from flyball_agent.backoff import Backoff
 from flyball_agent.broker_client import Secrets, open_client
@@ -27,6 +28,7 @@ QUICK_LANE: Final[tuple[Literal["birth", "ack", "state"], ...]] = ("birth", "ack
 IN_FLIGHT: Final = 16  # kept messages sent ahead of their acknowledgement
 MAX_IN_MEMORY: Final = 256
 MAX_ORDER_BYTES: Final = 16_384
+GOODBYE_S: Final = 1.0  # a broker that does not answer must not hold up the end
 STEADY_S: Final = 10.0  # a session this long was a success: the next back-off starts small
 _log = logging.getLogger(__name__)
 
@@ -65,7 +67,15 @@ class Session:
     """One host's session; construction starts nothing, `run` never returns."""
 
     def __init__(
-        self, site: str, host: str, config: BrokerConfig, parts: SessionParts, spool: Spool | None, backoff: Backoff
+        self,
+        site: str,
+        host: str,
+        config: BrokerConfig,
+        parts: SessionParts,
+        spool: Spool | None,
+        *,
+        backoff: Backoff,
+        drain_per_s: float = 200.0,
     ) -> None:
         self.counters = SessionCounters()
         self.is_connected = False
@@ -75,6 +85,7 @@ class Session:
         self._parts = parts
         self._spool = spool
         self._backoff = backoff
+        self._drain_per_s = drain_per_s
         self._sequences: dict[str, int] = {}
         self._newest: dict[QuickChannel, bytes] = {}
         self._kept: deque[Record] = deque()
@@ -90,6 +101,11 @@ class Session:
     def waiting(self) -> int:
         """Return how many kept messages were not acknowledged yet."""
         return len(self._kept) + (len(self._spool) if self._spool is not None else 0)
+
+    def lost_total(self) -> int:
+        """Return how many kept messages were given up for want of room, in memory or on disk."""
+        spool = self._spool
+        return self.counters.lost_total + (spool.dropped_total + spool.refused_total if spool is not None else 0)
 
     def publish_newest(self, channel: QuickChannel, payload: bytes) -> None:
         """Send this as soon as the broker is there, unless a newer one of its channel comes first."""
@@ -116,8 +132,9 @@ class Session:
             began = loop.time()
             try:
                 await self._run_once()
-            except BrokerError as error:
+            except (BrokerError, ConfigError) as error:
                 _log.warning("%s; next attempt follows", error)
+                _raise_if_cancelled()
             finally:
                 self._leave()
             if loop.time() - began >= STEADY_S:
@@ -125,14 +142,13 @@ class Session:
             await asyncio.sleep(self._backoff.next_s())
 
     async def _run_once(self) -> None:
-        self.session_id = secrets.token_hex(16)
-        self._sequences.clear()
-        will = aiomqtt.Will(self._topic("state"), self._parts.make_will(self.session_id), qos=1)
+        session_id = secrets.token_hex(16)
+        will = aiomqtt.Will(self._topic("state"), self._parts.make_will(session_id), qos=1)
         identifier = f"flyball-{self._site}-{self._host}"
         async with open_client(self._config, identifier, will, Secrets(self._config)) as client:
             await self._subscribe(client)
-            await self._publish(client, "birth", self._parts.make_birth(self.session_id))
-            self._enter()
+            await self._publish(client, "birth", self._parts.make_birth(session_id))
+            self._enter(session_id)
             try:
                 await run_together(
                     self._take_orders(client), self._send_quick(client), self._send_kept(client), self._repeat_birth()
@@ -141,7 +157,9 @@ class Session:
                 await self._say_goodbye(client)
                 raise
 
-    def _enter(self) -> None:
+    def _enter(self, session_id: str) -> None:
+        self.session_id = session_id
+        self._sequences.clear()
         self.is_connected = True
         self.counters.connects_total += 1
         _log.info("session %s with broker %s:%d", self.session_id[:8], self._config.address, self._config.port)
@@ -161,8 +179,7 @@ class Session:
         """Subscribe to this host's orders and check that the broker granted QoS 1."""
         for channel in ("lease", "command"):
             topic = self._topic(channel)
-            granted = await client.subscribe(topic, qos=1)
-            level = int(getattr(granted[0], "value", granted[0])) if granted else 128
+            level = _granted_level(await client.subscribe(topic, qos=1))
             if level != 1:
                 raise BrokerError(f"broker granted QoS {level} on {topic}, expected 1: check its access rules")
 
@@ -174,25 +191,37 @@ class Session:
         """Hand one order on; a bad one is counted and dropped."""
         self.counters.orders_total += 1
         try:
-            site, host, channel = parse_host_topic(topic.removeprefix(self._prefix()))
-            if (site, host) != (self._site, self._host) or channel not in ORDER_CHANNELS:
-                raise WireError(f"topic {topic[:200]!r} is no order for this host")
-            if not isinstance(payload, bytes | bytearray) or not 0 < len(payload) <= MAX_ORDER_BYTES:
-                raise WireError(f"{channel}: expected 1 to {MAX_ORDER_BYTES} bytes")
+            channel, envelope = self._checked_order(topic, payload)
         except WireError as error:
             self.counters.bad_orders_total += 1
             _log.warning("order dropped: %s", error)
             return
-        self._parts.handle_order("lease" if channel == "lease" else "command", bytes(payload))
+        self._parts.handle_order(channel, envelope)
+
+    def _checked_order(self, topic: str, payload: object) -> tuple[OrderChannel, bytes]:
+        site, host, channel = parse_host_topic(topic.removeprefix(self._prefix()))
+        if (site, host) != (self._site, self._host) or channel not in ORDER_CHANNELS:
+            raise WireError(f"topic {topic[:200]!r} is no order for this host")
+        if not isinstance(payload, bytes | bytearray) or not 0 < len(payload) <= MAX_ORDER_BYTES:
+            raise WireError(f"{channel}: expected 1 to {MAX_ORDER_BYTES} bytes")
+        return ("lease" if channel == "lease" else "command"), bytes(payload)
 
     async def _send_quick(self, client: aiomqtt.Client) -> None:
         while True:
             await self._has_quick.wait()
             self._has_quick.clear()
             for channel in QUICK_LANE:
-                payload = self._newest.pop(channel, None)
-                if payload is not None:
-                    await self._publish(client, channel, payload)
+                await self._send_newest(client, channel)
+
+    async def _send_newest(self, client: aiomqtt.Client, channel: QuickChannel) -> None:
+        payload = self._newest.pop(channel, None)
+        if payload is None:
+            return
+        try:
+            await self._publish(client, channel, payload)
+        except aiomqtt.MqttError:
+            self._newest.setdefault(channel, payload)
+            raise
 
     async def _send_kept(self, client: aiomqtt.Client) -> None:
         while True:
@@ -206,7 +235,7 @@ class Session:
         spool = self._spool
         if spool is not None and len(spool):
             batch = spool.peek(IN_FLIGHT)
-            await self._publish_all(client, batch)
+            await asyncio.gather(self._publish_all(client, batch), asyncio.sleep(len(batch) / self._drain_per_s))
             if batch:
                 spool.deliver(batch[-1].number)
             return len(batch)
@@ -233,7 +262,7 @@ class Session:
     async def _say_goodbye(self, client: aiomqtt.Client) -> None:
         """Publish what the last will would say: a clean end sends none."""
         try:
-            await self._publish(client, "state", self._parts.make_will(self.session_id))
+            await client.publish(self._topic("state"), self._parts.make_will(self.session_id), qos=1, timeout=GOODBYE_S)
         except aiomqtt.MqttError as error:
             _log.info("no goodbye: %s", error)
 
@@ -253,4 +282,14 @@ class Session:
         return self._prefix() + host_topic(self._site, self._host, channel)
 
 
-__all__ = ["ConfigError", "Session", "SessionCounters", "SessionParts"]
+def _granted_level(granted: Sequence[object]) -> int:
+    """Return the QoS that a SUBACK grants; 128 is a refusal."""
+    code = granted[0] if granted else 128
+    return code.value if isinstance(code, ReasonCode) else int(str(code))
+
+
+def _raise_if_cancelled() -> None:
+    """Go on with a cancellation that an error on the way out has covered."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

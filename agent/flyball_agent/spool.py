@@ -102,7 +102,7 @@ class Spool:
 
     def peek(self, most: int) -> list[Record]:
         """Return the oldest messages, at most so many, without removing them."""
-        walks = [_Walk(self._records(stream)) for stream in self._segments.values()]
+        walks = [_Walk(self._records(stream)) for stream in self._segments]
         found: list[Record] = []
         while len(found) < most:
             waiting = [walk for walk in walks if walk.head is not None]
