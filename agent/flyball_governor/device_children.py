@@ -122,7 +122,8 @@ class DeviceChildren:
 
     def health(self) -> DeviceHealth:
         """Return the state of children, GPUs and lock as known now."""
-        mode: Mode = "failed" if self._mode == "running" and not self._reader.has_reader else self._mode
+        has_failed = self._mode == "running" and not (self._reader.has_reader or self._reader.is_starting)
+        mode: Mode = "failed" if has_failed else self._mode
         return DeviceHealth(
             mode=mode,
             reader=self._reader.health(),

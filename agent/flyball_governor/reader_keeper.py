@@ -28,6 +28,7 @@ from flyball_governor.reader import reader_main
 from flyball_governor.sampler import SampledDevices
 
 WATCH = "reader-watch"
+SOON_S = 1.0  # a reader that ends sooner is not started again at once
 REAP_S = 0.05  # a killed process that is not stuck goes within this
 Tell = Callable[[EventKind, int | None, int | None, str], None]
 _ERRORS = {
@@ -86,6 +87,9 @@ class ReaderKeeper:
         self._started = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._retry_at = 0.0
+        self._began_at = 0.0
+        self._budget_steps = 0
+        self.is_starting = False
         self._retry_wait_s = self._times.retry_s
         self.ring: Ring | None = None
         self.gpus: tuple[GpuInfo, ...] = ()
@@ -179,7 +183,7 @@ class ReaderKeeper:
         for gpu in range(len(self.gpus)):
             self.ring.set_state(gpu, "left_out" if gpu in left_out else "unseen")
         child.hand_over(self.ring.fd)
-        self._child = child
+        self._child, self._began_at = child, time.monotonic()
         self.error = None
         self._tasks = [task for task in self._tasks if not task.done()]
         self._tasks.append(asyncio.create_task(self._listen(child), name="reader-listen"))
@@ -190,6 +194,7 @@ class ReaderKeeper:
         if self.ring is not None and [gpu.uuid for gpu in gpus] != [gpu.uuid for gpu in self.gpus]:
             self._tell("inventory_changed", None, len(gpus), "the GPUs are not those of before")
             self.close_ring()
+            self.lost, self.stalled = set(), set()
         self.gpus = gpus
         if self.ring is None:
             if not gpus:
@@ -216,6 +221,7 @@ class ReaderKeeper:
             self._stuck = [child for child in self._stuck if child.is_stuck]
             seen_ns = await self._look_at_heartbeat(seen_ns)
             self._look_at_states()
+            self._look_at_budget()
             await self._look_at_child()
 
     async def _look_at_heartbeat(self, seen_ns: int) -> int:
@@ -247,6 +253,7 @@ class ReaderKeeper:
         self._stuck.append(child)
 
     async def _try_start(self, why: str, left_out: frozenset[int]) -> None:
+        self.is_starting = True
         try:
             await self._refuse_too_many(why)
             await self._start_reader(left_out)
@@ -254,6 +261,8 @@ class ReaderKeeper:
             self._forget_all(str(error))
         else:
             self._tell("reader_replaced", None, self._started, why)
+        finally:
+            self.is_starting = False
 
     async def _refuse_too_many(self, why: str) -> None:
         if self._stuck:
@@ -280,13 +289,22 @@ class ReaderKeeper:
                 self._retry_wait_s = self._times.retry_s
                 self._tell("recovered", gpu, None, "")
 
+    def _look_at_budget(self) -> None:
+        steps = self.ring.word("budget_steps") if self.ring else 0
+        if steps != self._budget_steps:
+            self._budget_steps = steps
+            self._tell("sampler_budget", None, steps, f"{steps} halvings of the fast tiers are in force")
+
     async def _look_at_child(self) -> None:
         """Start a fresh reader when there is none, or when lost and left out GPUs may be tried again."""
         is_due = time.monotonic() >= self._retry_at
         if self._child is not None and self._child.is_gone:
             self._child.kill()  # only its socket is left
             self._child = None
-            await self._try_start("the reader ended by itself", frozenset(self.stalled))
+            if time.monotonic() - self._began_at < SOON_S:
+                self._forget_all("the reader ended by itself as soon as it began")
+            else:
+                await self._try_start("the reader ended by itself", frozenset(self.stalled))
         elif self._child is None and is_due:
             self._retry_wait_s = min(self._retry_wait_s * 2, self._times.retry_most_s)
             await self._try_start("there was no reader", frozenset(self.stalled))
