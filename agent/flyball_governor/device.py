@@ -27,6 +27,7 @@ EventKind = Literal[
     "inventory_changed",
     "sampler_budget",
 ]
+UNKNOWN = "unknown-"  # begins the uuid of a GPU that did not tell its own
 WriteKind = Literal["limit", "clocks"]
 WriteOutcome = Literal["done", "refused", "pending"]
 Mode = Literal["stopped", "starting", "running", "quiesced", "failed"]
@@ -58,6 +59,11 @@ class GpuInfo:
     persistence: bool | None = None
     capabilities: frozenset[str] = frozenset()
     missing: dict[str, str] = field(default_factory=dict)
+
+
+def undescribed(gpu: int, why: str) -> GpuInfo:
+    """Return the record of a GPU of which only the index is known."""
+    return GpuInfo(gpu, f"{UNKNOWN}{gpu}", "unknown", "unknown", missing={"all": why})
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +180,12 @@ class Devices(Protocol):
         """Let go of every descriptor and handle; harmless when not open."""
         ...
 
-    def inventory(self) -> tuple[GpuInfo, ...]:
-        """Describe each GPU, in index order."""
+    def gpu_count(self) -> int:
+        """Return how many GPUs `open` found, lost ones included."""
+        ...
+
+    def describe(self, gpu: int) -> GpuInfo:
+        """Describe one GPU; one that does not answer gets `undescribed`."""
         ...
 
     def read_limits(self, gpu: int) -> Limits:

@@ -61,6 +61,7 @@ cdef enum:  # ring_layout.GPU_WORDS
     G_SLOW = 16
 
 cdef enum:  # ring_layout.STATES
+    STATE_UNSEEN = 0
     STATE_OK = 1
     STATE_LOST = 2
     STATE_LEFT_OUT = 3

@@ -207,6 +207,12 @@ class Ring:
         """Say how the GPU is; the writer's."""
         self._gpu_words(gpu)[GPU_WORDS["state"]] = STATES.index(state)
 
+    def note_error(self, gpu: int, code: int) -> None:
+        """Count a failed call on the GPU and keep the driver's code; the writer's."""
+        words = self._gpu_words(gpu)
+        words[GPU_WORDS["last_code"]] = code
+        words[GPU_WORDS["errors"]] += 1
+
     def uuid(self, gpu: int) -> str:
         """Return the UUID written at the ring's making; empty without one."""
         start = HEADER_BYTES + self._check_gpu(gpu) * self._stride + GPU_WORDS["uuid"] * WORD_BYTES
@@ -264,7 +270,7 @@ class Ring:
     def set_slow(self, gpu: int, values: Mapping[str, int | None]) -> None:
         """Replace these slow values; the writer's."""
         words = self._gpu_words(gpu)
-        words[GPU_WORDS["slow_seq"]] += 1
+        words[GPU_WORDS["slow_seq"]] |= 1  # odd already when a writer died in here
         for name, value in values.items():
             words[SLOW_WORD + SLOW_INDEX[name]] = UNKNOWN_WORD if value is None else value
         words[GPU_WORDS["slow_seq"]] += 1
