@@ -56,6 +56,7 @@ async def run(config: AgentConfig) -> None:
     agent.session = _session(config, agent, spool)
     exporter = Exporter(config.exporter, [lambda: agent_families(agent)])
     parts = [agent.link.run(), agent.run_ticks()]
+    parts += [agent.run_telemetry()] if config.telemetry.enabled and config.broker.enabled else []
     parts += [agent.session.run()] if config.broker.enabled else []
     parts += [exporter.run()] if config.exporter.enabled else []
     tasks = asyncio.gather(*parts)

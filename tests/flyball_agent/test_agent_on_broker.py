@@ -13,11 +13,13 @@ from tests.brokers import RunningBroker, free_port
 from tests.flyball_agent.fake_governor import HOST, INCARNATION, FakeGovernor, device_event
 
 from flyball_agent.__main__ import run
-from flyball_agent.config import AgentConfig, BrokerConfig, ExporterConfig
+from flyball_agent.config import AgentConfig, BrokerConfig, ExporterConfig, TelemetryConfig
+from flyball_fast import columns
 from flyball_fast.ring import Ring
+from flyball_fast.ring_layout import COLUMN_INDEX
 from flyball_wire.codec import M, decode
 from flyball_wire.local_socket import ReportReply
-from flyball_wire.messages import Birth, Event, State
+from flyball_wire.messages import Birth, Event, State, Telemetry
 
 SITE = "test"
 ROOT = f"flyball/v1/{SITE}/host/{HOST}"
@@ -77,6 +79,7 @@ def config_for(port: int, directory: Path, **broker: object) -> AgentConfig:
         state_dir=str(directory / "agent"),
         state_period_s=0.1,
         broker=BrokerConfig(**{**settings, **broker}),  # type: ignore[arg-type]  # a table of settings
+        telemetry=TelemetryConfig(period_s=0.1),
         exporter=ExporterConfig(port=free_port()),
     )
 
@@ -213,6 +216,31 @@ async def test_power_comes_from_the_ring_that_the_governor_passed(broker: Runnin
             assert state.gpus.power_watts == (304.5, None)
             assert state.gpus.power_peak_watts == (309.0, None)
             assert state.gpus.temperature_celsius == (61.0, None)
+
+
+async def test_no_row_of_the_ring_is_lost_in_an_outage(broker: RunningBroker, tmp_path: Path) -> None:
+    ring = Ring.create(2, capacity=1024)
+    governor = FakeGovernor(tmp_path / "governor.sock", ring=ring)
+    with ring:
+        async with governor.serving(), running(config_for(broker.port, tmp_path)):
+            async with listening(broker.port) as ear:
+                while not (await ear.state()).governor_alive:
+                    pass
+            for value in range(900):
+                if value == 300:
+                    await broker.stop()
+                if value == 600:
+                    await broker.start()
+                ring.append(value % 2, [time.monotonic_ns(), *[None] * 5, value * 10, *[None] * 6])
+                if value % 100 == 99:
+                    await governor.next_request("status")
+            powers: list[int | None] = []
+            async with listening(broker.port) as ear:
+                while len(set(powers)) < 900:
+                    _, blocks = columns.decode((await ear.next(Telemetry)).columns)
+                    for block in blocks:
+                        powers += columns.known(block, COLUMN_INDEX["power_instant_mw"])
+    assert set(powers) == {value * 10 for value in range(900)}
 
 
 async def test_mutual_tls_and_a_topic_prefix_carry_a_session(tls_broker: RunningBroker, tmp_path: Path) -> None:
