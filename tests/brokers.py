@@ -80,18 +80,22 @@ def skip_without(kind: BrokerKind) -> None:
 async def running_broker(kind: BrokerKind, directory: Path, *, with_tls: bool = False) -> AsyncIterator[RunningBroker]:
     """Run a broker for the length of the block."""
     skip_without(kind)
+    running = _prepared(kind, directory, with_tls=with_tls)
+    try:
+        await running.start()
+        yield running
+    finally:
+        await running.stop()
+
+
+def _prepared(kind: BrokerKind, directory: Path, *, with_tls: bool) -> RunningBroker:
     directory.mkdir(parents=True, exist_ok=True)
     authority, tls = None, None
     if with_tls:
         authority = Authority(directory / "certificates")
         files = authority.issue("broker")
         tls = BrokerTls(authority.ca_file, files.certificate, files.key)
-    running = RunningBroker(prepare_broker(kind, directory / "state", free_port(), tls=tls), directory, authority)
-    try:
-        await running.start()
-        yield running
-    finally:
-        await running.stop()
+    return RunningBroker(prepare_broker(kind, directory / "state", free_port(), tls=tls), directory, authority)
 
 
 @pytest.fixture(

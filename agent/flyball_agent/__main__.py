@@ -2,12 +2,15 @@
 
 import argparse
 import asyncio
+import importlib.util
 import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Final
 
 from flyball_agent.agent import Agent, spool_directory
 from flyball_agent.backoff import Backoff
@@ -21,10 +24,16 @@ from flyball_agent.spool import Spool
 from flyball_wire.config import print_config
 from flyball_wire.errors import EXIT_CONFIG, ConfigError
 
+# Modules with `add_parser` and `run`, loaded only when asked for: the running agent stays lean.
+COMMANDS: Final = ("classify", "check", "catalogue", "inject")
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code: 0 done, 78 the configuration is wrong."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = _parser(given).parse_args(given)
+    if options.run is not None:
+        return int(options.run(options))
     try:
         config = load_agent_config(options.config, os.environ)
         if options.print_config:
@@ -47,6 +56,7 @@ async def run(config: AgentConfig) -> None:
     agent.session = _session(config, agent, spool)
     exporter = Exporter(config.exporter, [lambda: agent_families(agent)])
     parts = [agent.link.run(), agent.run_ticks()]
+    parts += [agent.run_telemetry()] if config.telemetry.enabled and config.broker.enabled else []
     parts += [agent.session.run()] if config.broker.enabled else []
     parts += [exporter.run()] if config.exporter.enabled else []
     tasks = asyncio.gather(*parts)
@@ -82,12 +92,33 @@ def _open_spool(config: AgentConfig) -> Spool | None:
     return spool
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("flyball-agent", description="The network side of a flyball GPU host.")
-    parser.add_argument("--config", type=Path, help=f"TOML file (default: {DEFAULT_PATH} where it is there)")
-    parser.add_argument("--print-config", action="store_true", help="print the configuration in force and end")
     parser.add_argument("--version", action="version", version=f"flyball-agent {metadata.version('flyball')}")
+    _add_run_options(parser, None)
+    parser.set_defaults(run=None)
+    subparsers = parser.add_subparsers(metavar="COMMAND")
+    run_parser = subparsers.add_parser("run", help="run the agent (the default)")
+    _add_run_options(run_parser, argparse.SUPPRESS)
+    for name in COMMANDS:
+        if name in given or {"-h", "--help"} & set(given):
+            _add_command(subparsers, name)
     return parser
+
+
+def _add_run_options(parser: argparse.ArgumentParser, default: str | None) -> None:
+    shown = f"TOML file (default: {DEFAULT_PATH} where it is there)"
+    parser.add_argument("--config", type=Path, default=default, help=shown)
+    off = False if default is None else default
+    parser.add_argument("--print-config", action="store_true", default=off, help="print the configuration and end")
+
+
+def _add_command(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str) -> None:
+    """Register a command's module, if this installation has it."""
+    if importlib.util.find_spec(f"flyball_agent.{name}") is not None:
+        add_parser = getattr(importlib.import_module(f"flyball_agent.{name}"), "add_parser", None)
+        if add_parser is not None:
+            add_parser(subparsers)
 
 
 if __name__ == "__main__":

@@ -21,13 +21,14 @@ from flyball_agent.host_facts import HostFacts, HostReader
 from flyball_agent.session import Session
 from flyball_agent.state_columns import columns_of
 from flyball_agent.state_window import GpuWindow, StateWindow
+from flyball_agent.telemetry_batches import TelemetryBatches
 from flyball_fast.errors import FlyballFastError
 from flyball_fast.ring import Ring
 from flyball_wire.codec import encode
 from flyball_wire.errors import WireError
 from flyball_wire.lease import HostMode
 from flyball_wire.local_socket import DeviceEvent, HelloReply, StatusReply
-from flyball_wire.messages import Birth, Event, State
+from flyball_wire.messages import Birth, Event, State, Telemetry
 from flyball_wire.topics import OrderChannel
 
 STATUS_STALE_S: Final = 5.0  # a governor silent for longer counts as gone
@@ -59,6 +60,7 @@ class Agent:
         self.on_kernel_log: Callable[[int | None], None] | None = None  # owns the descriptor given to it
         self._monotonic = monotonic
         self._window: StateWindow | None = None
+        self._batches: TelemetryBatches | None = None
         self._reader = HostReader()
         self._last_change: tuple[object, ...] = ()
         self._boot_id = host_facts.read_boot_id()
@@ -105,9 +107,7 @@ class Agent:
     def handle_governor_lost(self) -> None:
         """Forget what only a living governor can say; the ring's last rows stay until they are stale."""
         self.view.status = None
-        if self._window is not None:
-            self._window.close()
-            self._window = None
+        self._detach()
         self.view.windows = ()
         if self.on_kernel_log is not None:
             self.on_kernel_log(None)
@@ -186,14 +186,24 @@ class Agent:
         self.session.publish_kept("event", payload)
 
     async def run_ticks(self) -> None:
-        """Tick at whole periods of the loop's clock, without drift; a late tick is not made up for."""
-        loop = asyncio.get_running_loop()
-        period_s = self.config.state_period_s
-        due = loop.time() + period_s
-        while True:
-            await asyncio.sleep(due - loop.time())
-            due += period_s * (1 + max(0, int((loop.time() - due) / period_s)))
-            self.tick()
+        """Tick once in a state period."""
+        await _run_every(self.config.state_period_s, self.tick)
+
+    async def run_telemetry(self) -> None:
+        """Send the ring's rows once in a telemetry period."""
+        await _run_every(self.config.telemetry.period_s, self.send_telemetry)
+
+    def send_telemetry(self) -> None:
+        """Publish the rows written since the last call, over any outage that the spool can hold."""
+        if self._batches is None or self.session is None:
+            return
+        for columns in self._batches.take():
+            sequence = self.session.next_sequence("telemetry")
+            message = Telemetry(self.config.host_id, self.session.session_id, sequence, "steady", columns)
+            try:
+                self.session.publish_kept("telemetry", encode(message))
+            except WireError as error:
+                _log.error("telemetry dropped: %s", error)
 
     def tick(self) -> None:
         """Sum up the second that ended, ask the governor for the next one, publish the state."""
@@ -251,17 +261,34 @@ class Agent:
 
     def _attach(self, descriptors: Descriptors) -> None:
         """Map the ring that came with a hello; without one there are no windows."""
-        if self._window is not None:
-            self._window.close()
-            self._window = None
+        self._detach()
         ring, descriptors.ring = descriptors.ring, None
         if ring is None:
             return
         try:
-            self._window = StateWindow(Ring.attach(ring))
+            attached = Ring.attach(ring)
         except (FlyballFastError, OSError, ValueError) as error:
             os.close(ring)
             _log.error("ring of the governor not used: %s", error)
+            return
+        self._window = StateWindow(attached)
+        self._batches = TelemetryBatches(attached)
+
+    def _detach(self) -> None:
+        self._batches = None
+        if self._window is not None:
+            self._window.close()
+            self._window = None
+
+
+async def _run_every(period_s: float, act: Callable[[], None]) -> None:
+    """Act at whole periods of the loop's clock, without drift; what comes too late is not made up for."""
+    loop = asyncio.get_running_loop()
+    due = loop.time() + period_s
+    while True:
+        await asyncio.sleep(due - loop.time())
+        due += period_s * (1 + max(0, int((loop.time() - due) / period_s)))
+        act()
 
 
 def spool_directory(config: AgentConfig) -> Path:

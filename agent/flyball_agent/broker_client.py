@@ -18,6 +18,31 @@ _log = logging.getLogger("flyball_agent.mqtt")
 
 
 class _Client(aiomqtt.Client):
+    """aiomqtt's client, with its socket handed to the event loop by the loop's own thread alone.
+
+    aiomqtt connects in another thread, which tells the loop by number which descriptor to watch. A broker that refuses
+    at once (TLS) has it closed by then, and the number may belong to the governor's socket, which then went deaf.
+    """
+
+    def _client_connect(self) -> None:
+        """Connect in the executor's thread with nobody listening; the loop takes the socket over afterwards."""
+        client = self._client
+        listeners = client.on_socket_open, client.on_socket_register_write
+        client.on_socket_open = client.on_socket_register_write = None
+        try:
+            super()._client_connect()
+        finally:
+            client.on_socket_open, client.on_socket_register_write = listeners
+        self._loop.call_soon_threadsafe(self._watch_socket)
+
+    def _watch_socket(self) -> None:
+        sock = self._client.socket()
+        if sock is None or sock.fileno() < 0:
+            return
+        self._on_socket_open(self._client, None, sock)
+        if self._client.want_write():
+            self._on_socket_register_write(self._client, None, sock)
+
     def abandon(self) -> None:
         """Close the socket of a connection attempt that was never answered, which aiomqtt leaves open."""
         if self._disconnected.done() and not self._disconnected.cancelled():

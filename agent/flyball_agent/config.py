@@ -49,8 +49,9 @@ class BrokerConfig:
         if self.reconnect_max_s < self.reconnect_min_s:
             raise ValueError("broker.reconnect_max_s: expected at least broker.reconnect_min_s")
         if not _TOPIC_PREFIX.fullmatch(self.topic_prefix):
+            shown = self.topic_prefix[:80]
             raise ValueError(
-                f"broker.topic_prefix {self.topic_prefix[:80]!r}: expected names of letters, digits, '_' or '-' between '/'"
+                f"broker.topic_prefix {shown!r}: expected names of letters, digits, '_' or '-' between '/'"
             )
 
 

@@ -25,6 +25,7 @@ class Exporter:
     def __init__(self, config: ExporterConfig, sources: Iterable[Source]) -> None:
         self.sources = list(sources)
         self.port: int | None = None  # the one in use, once listening
+        self.is_settled = asyncio.Event()  # listening, or found the port taken
         self._config = config
         self._clients = 0
 
@@ -35,12 +36,14 @@ class Exporter:
                 await self._serve()
             except OSError as error:
                 _log.error("exporter %s:%d: %s; tried again", self._config.address, self._config.port, error)
+                self.is_settled.set()
                 await asyncio.sleep(RETRY_S)
 
     async def _serve(self) -> None:
         server = await asyncio.start_server(self._answer, self._config.address, self._config.port, limit=MAX_HEAD_BYTES)
         async with server:
             self.port = server.sockets[0].getsockname()[1]
+            self.is_settled.set()
             await server.serve_forever()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -252,9 +252,12 @@ def _read_int(where: str, plain: Any) -> int:
 
 
 def _read_float(where: str, plain: Any) -> float:
-    if not isinstance(plain, int | float) or isinstance(plain, bool) or not math.isfinite(plain):
-        raise WireError(f"{where}: {_shown(plain)}, expected a finite number")
-    return float(plain)
+    try:
+        if isinstance(plain, int | float) and not isinstance(plain, bool) and math.isfinite(plain):
+            return float(plain)
+    except OverflowError:  # JSON and TOML carry whole numbers of any size
+        pass
+    raise WireError(f"{where}: {_shown(plain)}, expected a finite number")
 
 
 def _read_bool(where: str, plain: Any) -> bool:
@@ -266,6 +269,8 @@ def _read_bool(where: str, plain: Any) -> bool:
 def _read_text(where: str, plain: Any) -> str:
     if not isinstance(plain, str) or len(plain) > MAX_TEXT_BYTES:
         raise WireError(f"{where}: {_shown(plain)}, expected text of at most {MAX_TEXT_BYTES} characters")
+    if not plain.isascii() and any("\ud800" <= letter <= "\udfff" for letter in plain):
+        raise WireError(f"{where}: {ascii(plain)[:60]}, expected text that UTF-8 can carry")
     return plain
 
 
