@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Body, Depends, FastAPI, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException as StarletteHttpError
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -52,9 +53,10 @@ class ApiParts:
 
 def build_api(parts: ApiParts, routers: Sequence[APIRouter] = ()) -> FastAPI:
     """Return the application; other rooms bring their own routers."""
-    api = FastAPI(title="flyball", version=parts.version, docs_url="/docs", redoc_url=None)
+    api = FastAPI(title="flyball", version=parts.version, docs_url=None, redoc_url=None)
     api.add_middleware(TrustedHostMiddleware, allowed_hosts=list(parts.config.allowed_hosts))
     api.add_exception_handler(StarletteHttpError, _show_error)
+    api.add_exception_handler(RequestValidationError, _show_invalid)
     for router in (_reading(parts), _history(parts), _writing(parts), _pages(parts), *routers):
         api.include_router(router)
     return api
@@ -77,6 +79,13 @@ async def _show_error(_request: Request, error: Exception) -> Response:
     if not isinstance(error, StarletteHttpError):
         raise error
     return JSONResponse({"error": str(error.detail)}, status_code=error.status_code)
+
+
+async def _show_invalid(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    said = "; ".join(f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors())
+    return JSONResponse({"error": said}, status_code=422)
 
 
 def _reading(parts: ApiParts) -> APIRouter:

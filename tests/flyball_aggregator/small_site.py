@@ -1,6 +1,5 @@
 """A whole site in virtual time for tests: real loop, ledger and store; hosts and broker faked at their protocols."""
 
-import asyncio
 import json
 import secrets
 from collections.abc import Callable
@@ -24,7 +23,6 @@ from flyball_wire.codec import encode
 from flyball_wire.lease import NO_FENCE, Fence, HostMode, Lease, Report
 from flyball_wire.messages import GpuColumns, State
 from flyball_wire.signing import SigningKey, open_signed, sign
-from flyball_wire.topics import host_topic
 
 GPUS = 8
 GPU_MAXIMUM_W = 700.0
@@ -219,9 +217,7 @@ class SmallSite:
         self.now_s += 1.0
         self.hear()
         snapshot = await self.loop.tick()
-        await asyncio.sleep(0)
-        while self.loop.in_flight:
-            await asyncio.sleep(0.001)
+        await self.loop.wait_sent()
         self.seconds_over += self.wall_w > self.limit_w
         return snapshot
 
@@ -274,7 +270,3 @@ def plain_host(name: str, element: str, key: SigningKey) -> Host:
         report_public_key=key.public_bytes.hex(),
     )
 
-
-def lease_topic(site: str, host: str) -> str:
-    """Return where a host's leases go."""
-    return host_topic(site, host, "lease")

@@ -74,11 +74,6 @@ class PowerLoop:
         self._last_lease: Integers = np.full(len(site.hosts), -1, dtype=np.int64)
         self._in_flight: set[asyncio.Task[bool]] = set()
 
-    @property
-    def in_flight(self) -> int:
-        """How many messages the broker has not taken yet."""
-        return len(self._in_flight)
-
     def open(self) -> None:
         """Take leadership of the ledger."""
         self.parts.desk.open(self.rows)
@@ -238,6 +233,10 @@ class PowerLoop:
         topic = host_topic(self.parts.fleet.site.name, item.host, channel)
         self.leases_sent += 1
         self.publish_soon(self.parts.outlet.publish(topic, item.envelope, qos=1))
+
+    async def wait_sent(self) -> None:
+        """Wait until the broker has taken, or refused, all that was published."""
+        await asyncio.gather(*self._in_flight)
 
     def publish_soon(self, sending: Coroutine[Any, Any, bool]) -> None:
         """Send without waiting: a slow broker must not hold up the next decision."""
