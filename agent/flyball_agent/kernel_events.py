@@ -8,12 +8,14 @@ import re
 from dataclasses import dataclass
 
 _KERNEL, _MANAGER = "kernel", "nv-fabricmanager"
-# Words of which each form below holds at least one.
-_WORDS = re.compile(
-    r"RmInitAdapter failed|Rate limiting GSP|eartbeat|[Rr]xDet|NVSwitch|multicast team|invalid context|libnccl|oom-kill"
-    r"|Killed process|killed as a result|EDAC|Hardware Error|blocked for more|soft lockup|Kernel panic|file-max"
-    r"|failing array|read-only|forced readonly|superblock|no available path|nvme|beyond end of device|Buffer I/O|nfs"
-    r"|mlx5|Port module|NETDEV WATCHDOG|PCIe Bus Error"
+# Words of which each form below, and each of the driver's, holds at least one.
+DRIVER_WORDS = ("NVRM", "SXid", "nvidia")
+EVENT_WORDS = (
+    *("RmInitAdapter", "Rate limiting GSP", "Heartbeat", "RxDet", "NVSwitch", "multicast team", "invalid context"),
+    *("libnccl", "oom-kill", "Killed process", "killed as a result", "EDAC", "Hardware Error", "blocked for more"),
+    *("soft lockup", "Kernel panic", "file-max", "failing array", "read-only", "forced readonly", "superblock"),
+    *("available path", "usable path", "nvme", "beyond end of device", "Buffer I/O", "nfs", "mlx5", "Port module"),
+    *("NETDEV WATCHDOG", "PCIe Bus Error"),
 )
 
 
@@ -99,7 +101,7 @@ def find_event(body: str, *, is_kernel: bool, tag: str | None) -> tuple[str, str
         is_kernel: Whether nothing says that another program than the kernel wrote it.
         tag: The program that the line names; fabric manager's own lines come under its name or from its own file.
     """
-    if _WORDS.search(body) is None:
+    if not any(word in body for word in EVENT_WORDS):
         return None
     for form in _FORMS:
         if not is_kernel and not (form.tag == _MANAGER == tag):
