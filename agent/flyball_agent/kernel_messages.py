@@ -1,7 +1,7 @@
 """Classify a stream of kernel messages at bounded cost: repeats from memory, floods sampled by kind.
 
 A message seen before costs one look-up and is told again once a second, with its count. Each second at most
-`NEW_PER_SECOND` new messages are read in full; of the rest one of each head, so that a flood of one kind hides no other.
+`NEW_PER_SECOND` new messages are read in full; of the rest one of each head: a flood of one kind hides no other.
 """
 
 from collections import OrderedDict
