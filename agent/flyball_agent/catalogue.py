@@ -109,9 +109,11 @@ def load_with_overlay(path: Path) -> Catalogue:
         ConfigError: unreadable, or a table, key or value that the catalogue does not have; the message names it.
     """
     shipped, plain = load_catalogue(), read_toml(path)
-    for kind in plain:
+    for kind, tables in plain.items():
         if kind not in {"xid", "sxid", "event"}:
             raise ConfigError(f"{path}: unknown table {kind!r}, expected xid, sxid or event")
+        if not isinstance(tables, dict):
+            raise ConfigError(f"{path}: {kind}: expected a table for each code, such as [{kind}.13]")
     return replace(
         shipped,
         xids=_overlaid(shipped.xids, plain.get("xid", {}), path, "xid"),

@@ -95,10 +95,17 @@ class HealthMachine:
         health = self.healths.get(fact.entity)
         incident = find_incident(health.incidents, fact) if health else None
         cause = incident.causes.get(fact.code) if incident else None
-        if cause is None or fact.is_over:
+        if fact.is_over:
+            return health is None or fact.recovery != health.recovery or self._would_end(health, fact)
+        if cause is None:
             return True
         is_later = fact.at_s // NEWS_S != cause.last_s // NEWS_S
         return is_later or fact.level > cause.level or fact.action != cause.action or not cause.is_open
+
+    @staticmethod
+    def _would_end(health: Health, fact: Fact) -> bool:
+        ended = DRIVER_LEVELS if fact.recovery == 0 else {fact.code}
+        return any(cause.code in ended and cause.clears_at_s is None for cause in health.open_causes())
 
     # Facts
 
