@@ -22,7 +22,7 @@ lint: setup
 	$(BIN)/ruff format --check $(PYTHONS)
 	$(BIN)/mypy agent aggregator ext tests
 	$(BIN)/lint-imports
-	$(BIN)/cython-lint --max-line-length 120 ext
+	PATH=$(CURDIR)/$(BIN):$$PATH cython-lint --max-line-length 120 ext
 
 format: setup
 	$(BIN)/ruff check --fix $(PYTHONS)

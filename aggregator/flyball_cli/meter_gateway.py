@@ -1,6 +1,7 @@
 """The simulated site's meter gateway: publishes the plant's metered seconds over MQTT, as a facility gateway would.
 
-It follows the plant's JSON lines and publishes {"power_watts": x, "time": RFC 3339} on flyball/v1/SITE/meter/ROW once a second.
+It follows the plant's JSON lines and publishes {"power_watts": x, "time": RFC 3339} on flyball/v1/SITE/meter/ROW once
+a second.
 """
 
 import argparse

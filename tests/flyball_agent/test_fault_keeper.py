@@ -124,7 +124,7 @@ async def keeper(house: House) -> AsyncIterator[FaultKeeper]:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - the keeper has no event for every condition of a test
+        while not condition():
             await asyncio.sleep(0)
 
 

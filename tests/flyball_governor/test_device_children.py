@@ -52,7 +52,7 @@ async def running(state_dir: Path) -> AsyncIterator[DeviceChildren]:
 
 async def wait_until(condition: Callable[[], object], limit_s: float = 10.0) -> None:
     async with asyncio.timeout(limit_s):
-        while not condition():  # noqa: ASYNC110 - another process sets no asyncio event
+        while not condition():
             await asyncio.sleep(0.005)
 
 
