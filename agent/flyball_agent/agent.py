@@ -33,6 +33,7 @@ from flyball_wire.topics import OrderChannel
 
 STATUS_STALE_S: Final = 5.0  # a governor silent for longer counts as gone
 REPORT_STALE_S: Final = 2.5  # the governor reports every second; ask when it does not
+REFUSAL_EVERY_S: Final = 30.0  # one event for each kind of order; the exporter counts them all
 _log = logging.getLogger(__name__)
 
 
@@ -62,6 +63,7 @@ class Agent:
         self._window: StateWindow | None = None
         self._batches: TelemetryBatches | None = None
         self._reader = HostReader()
+        self._refused_at_s: dict[str, float] = {}
         self._last_change: tuple[object, ...] = ()
         self._boot_id = host_facts.read_boot_id()
 
@@ -98,8 +100,12 @@ class Agent:
         self.publish_event(event.name, event.severity, event.gpu, event.fields, occurred_at_s=event.occurred_at_s)
 
     def handle_refusal(self, action: str, error: str) -> None:
-        """Say that the governor refused an order; the aggregator sees it by the unchanged report."""
+        """Say that the governor refused an order, not every time: refused leases come again every few seconds."""
+        now_s = self._monotonic()
         if action in ("lease", "command"):
+            if now_s - self._refused_at_s.get(action, float("-inf")) < REFUSAL_EVERY_S:
+                return
+            self._refused_at_s[action] = now_s
             self.publish_event("order_refused", "warning", None, (("action", action), ("error", error)))
         else:
             _log.warning("governor refused %s: %s", action, error)

@@ -95,6 +95,7 @@ class GovernorLink:
         self._backoff = backoff
         self._connection: _Connection | None = None
         self._next_id = 1
+        self._told = ""
 
     @property
     def is_connected(self) -> bool:
@@ -107,8 +108,14 @@ class GovernorLink:
             try:
                 await self._run_once()
             except (OSError, WireError, EOFError) as error:
-                _log.info("governor %s: %s", self._path, error)
+                self._tell(str(error))
             await asyncio.sleep(self._backoff.next_s())
+
+    def _tell(self, problem: str) -> None:
+        """Log why there is no governor, once for each reason in a row."""
+        if problem != self._told:
+            _log.warning("governor %s: %s; tried again until it answers", self._path, problem)
+        self._told = problem
 
     def send(self, action: Action, body: bytes = b"") -> bool:
         """Send a request without waiting for its answer; False when it had to be dropped (counted)."""
@@ -161,6 +168,7 @@ class GovernorLink:
         action = connection.asked.pop(reply.request_id, None)
         if isinstance(reply, HelloReply):
             self._backoff.succeeded()
+            self._told = ""
             connection.said_hello = True
             self._listener.handle_hello(reply, connection.take_descriptors(reply))
         elif isinstance(reply, ReportReply):

@@ -89,6 +89,7 @@ class Session:
         self._sequences: dict[str, int] = {}
         self._newest: dict[QuickChannel, bytes] = {}
         self._kept: deque[Record] = deque()
+        self._told = ""
         self._has_quick = asyncio.Event()
         self._has_kept = asyncio.Event()
 
@@ -133,13 +134,19 @@ class Session:
             try:
                 await self._run_once()
             except (BrokerError, ConfigError) as error:
-                _log.warning("%s; next attempt follows", error)
+                self._tell(str(error))
                 _raise_if_cancelled()
             finally:
                 self._leave()
             if loop.time() - began >= STEADY_S:
                 self._backoff.succeeded()
             await asyncio.sleep(self._backoff.next_s())
+
+    def _tell(self, problem: str) -> None:
+        """Log why there is no session, once for each reason in a row."""
+        level = logging.WARNING if problem != self._told else logging.DEBUG
+        _log.log(level, "%s; next attempt follows", problem)
+        self._told = problem
 
     async def _run_once(self) -> None:
         session_id = secrets.token_hex(16)
@@ -160,6 +167,7 @@ class Session:
     def _enter(self, session_id: str) -> None:
         self.session_id = session_id
         self._sequences.clear()
+        self._told = ""
         self.is_connected = True
         self.counters.connects_total += 1
         _log.info("session %s with broker %s:%d", self.session_id[:8], self._config.address, self._config.port)

@@ -270,6 +270,7 @@ async def test_a_client_without_a_certificate_keeps_trying_and_says_why(
     config = config_for(tls_broker.port, tmp_path, ca_file=str(authority.ca_file), timeout_s=0.3)
     governor = FakeGovernor(tmp_path / "governor.sock")
     async with governor.serving(), running(config):
+        caplog.set_level("DEBUG", "flyball_agent.session")
         while caplog.text.count("next attempt follows") < 4:
             await governor.next_request("status")
     assert f"broker 127.0.0.1:{tls_broker.port}" in caplog.text
