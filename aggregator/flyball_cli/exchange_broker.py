@@ -35,13 +35,12 @@ async def record_to(arguments: argparse.Namespace) -> int:
     try:
         async with asyncio.timeout(arguments.seconds), _client(arguments) as client:
             granted = await client.subscribe([(name, 1) for name in filters])
-            refused = [name for name, code in zip(filters, granted, strict=True) if int(str(code)) >= REFUSED]
-            if refused:
-                raise BrokerError(f"the broker refused {', '.join(refused)}")
+            codes = [code if isinstance(code, int) else code.value for code in granted]
+            if max(codes) >= REFUSED:
+                raise BrokerError(f"the broker refused one of {', '.join(filters)}: it granted {codes}")
             with Path(arguments.file).open("w", encoding="utf-8") as out:  # noqa: ASYNC230 - one line at a time
                 async for message in client.messages:
-                    payload = message.payload if isinstance(message.payload, bytes) else b""
-                    out.write(captured_line(str(message.topic), payload, time.monotonic() - started_s))
+                    out.write(captured_line(str(message.topic), message.payload, time.monotonic() - started_s))
                     out.flush()
                     count += 1
                     if arguments.count is not None and count >= arguments.count:

@@ -63,8 +63,8 @@ def _read_line(number: int, line: bytes) -> CapturedMessage:
     if not isinstance(item, dict) or not isinstance(item.get("topic"), str):
         raise CaptureError(f'line {number}: expected an object with "topic" and "payload"')
     offset = item.get("offset_s")
-    is_number = isinstance(offset, int | float) and not isinstance(offset, bool)
-    return CapturedMessage(number, item["topic"], _payload(number, item), float(offset) if is_number else None)
+    offset_s = float(offset) if isinstance(offset, int | float) and not isinstance(offset, bool) else None
+    return CapturedMessage(number, item["topic"], _payload(number, item), offset_s)
 
 
 def _payload(number: int, item: dict[str, Any]) -> bytes:

@@ -31,7 +31,7 @@ class Finding:
     is_legacy: bool = False
 
 
-def check_message(topic: str, payload: object) -> list[Finding]:
+def check_message(topic: str, payload: Any) -> list[Finding]:
     """Return what is wrong with a message; an empty list when nothing is.
 
     Args:
@@ -57,14 +57,14 @@ def without_prefix(topic: str) -> str:
     return parts[2] if is_prefixed else topic
 
 
-def _check_matched(match: Match, topic: str, payload: object) -> list[Finding]:
+def _check_matched(match: Match, topic: str, payload: Any) -> list[Finding]:
     found = [*_schema_findings(match, payload), *_disagreements(match, payload)]
     if not found:
         found = [_of_remark(remark) for remark in remarks_on(match, topic, payload)]
     return found[:MAX_FINDINGS]
 
 
-def _schema_findings(match: Match, payload: object) -> Iterator[Finding]:
+def _schema_findings(match: Match, payload: Any) -> Iterator[Finding]:
     """Yield what the schema refuses; of a channel's messages the one that its point type names decides."""
     channel = match.channel
     names = list(channel.validators)
@@ -89,7 +89,7 @@ def _of_error(error: ValidationError) -> Finding:
     return Finding("error", field, str(deepest.validator), deepest.message[:200])
 
 
-def _disagreements(match: Match, payload: object) -> Iterator[Finding]:
+def _disagreements(match: Match, payload: Any) -> Iterator[Finding]:
     """Yield where payload and topic speak of different things."""
     if not isinstance(payload, dict):
         return
@@ -116,7 +116,7 @@ def _of_remark(remark: Remark) -> Finding:
     return Finding("warning", remark.field, remark.rule, remark.text)
 
 
-def _as_newest(topic: str, payload: object) -> tuple[str, object] | None:
+def _as_newest(topic: str, payload: Any) -> tuple[str, object] | None:
     """Return a message of the older layout in the newest one; None when it is of neither."""
     levels = topic.split("/")
     if len(levels) < 5 or levels[:3] != ["grid", "v1", LEGACY_ROLE]:

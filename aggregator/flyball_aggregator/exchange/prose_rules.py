@@ -34,7 +34,7 @@ class Remark:
     text: str
 
 
-def remarks_on(match: Match, topic: str, payload: object) -> Iterator[Remark]:
+def remarks_on(match: Match, topic: str, payload: Any) -> Iterator[Remark]:
     """Yield what prose says against a message that its schema allows."""
     if not isinstance(payload, dict):
         return
@@ -87,10 +87,10 @@ def _read_jws(match: Match, token: str) -> tuple[object, list[Remark]]:
     remarks = []
     if not isinstance(header, dict) or header.get("alg") not in ALGORITHMS or not isinstance(header.get("kid"), str):
         remarks.append(Remark("/data", "jws", f"header {str(header)[:100]}: expected alg ES256 or RS256, and a kid"))
-    error = next(schema_validator("dsx-flex", DATA_SCHEMAS[match.channel.name]).iter_errors(data), None)
-    if error is not None:
-        place = "/".join(str(part) for part in error.absolute_path)
-        return None, [*remarks, Remark(f"/data(decoded)/{place}", str(error.validator), error.message[:200])]
+    wrong = next(schema_validator("dsx-flex", DATA_SCHEMAS[match.channel.name]).iter_errors(data), None)
+    if wrong is not None:
+        place = "/".join(str(part) for part in wrong.absolute_path)
+        return None, [*remarks, Remark(f"/data(decoded)/{place}", str(wrong.validator), wrong.message[:200])]
     return data, remarks
 
 
