@@ -5,29 +5,29 @@ budget it is given, nor writes outside a device's own limits.
 """
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from flyball_governor.bound import with_write_returned, with_write_started
 from flyball_governor.cap_book import CapBook, CapRecord
 from flyball_governor.device import DeviceSide, WriteResult
+from flyball_governor.identity import boot_clock_ms
 from flyball_governor.journal import JournalError, PriorLimits
 
-REFUSED_RETRY_S: Final = 5.0  # a refused write is tried again after this time, not ten times a second
+REFUSED_RETRY_MS: Final = 5_000  # a refused write is tried again after this time, not ten times a second
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class CapWriter:
-    """The one place that writes limits; `uuids` in inventory order."""
+    """The one place that writes limits."""
 
     side: DeviceSide
     book: CapBook
     prior: PriorLimits
-    uuids: tuple[str, ...]
-    clock: Callable[[], float] = time.monotonic
+    clock_ms: Callable[[], int] = boot_clock_ms
     writes_total: int = 0
     journal_error: str | None = None
     _logged: set[tuple[int, str]] = field(default_factory=set)
@@ -44,71 +44,64 @@ class CapWriter:
     async def read_back(self) -> list[CapRecord]:
         """Read every GPU's limits; return the records that another hand has changed."""
         limits = await self.side.read_back()
-        return self.book.take_read_back(self.clock(), limits)
-
-    def exposure_milliwatts(self) -> int:
-        """Return the sum of all exposures now."""
-        return sum(self.book.exposures(self.side.pending_writes()))
+        return self.book.take_read_back(self.clock_ms(), limits)
 
     async def move(
-        self, targets: Sequence[int], budget_milliwatts: int, peaks_milliwatts: Sequence[int | None]
+        self, targets: Sequence[int], budget_milliwatts: int, powers_milliwatts: Sequence[int | None]
     ) -> bool:
-        """Bring caps towards targets: every lowering, then as much of each raise as the budget has room for now.
+        """Bring caps towards targets: every lowering, then each raise that the budget has room for now.
 
         Args:
-            targets: One per GPU, milliwatts, inside the device limits.
+            targets: One per GPU, milliwatts.
             budget_milliwatts: What the exposures may sum to after any raise.
-            peaks_milliwatts: Largest power of each GPU lately, to tell whether a cap was binding; None is unknown.
+            powers_milliwatts: Largest power of each GPU lately: a cap lowered above it was not binding and needs no
+                settling. None is unknown.
 
         Returns:
             Whether anything was written.
         """
-        lowered = False
+        written = False
         for record, target in zip(self.book.records, targets, strict=True):
-            limit = record.limit_milliwatts
-            if limit is not None and target < limit:
-                lowered |= await self._write(record, target, peaks_milliwatts[record.gpu])
-        raised = await self._raise(targets, budget_milliwatts)
-        return lowered or raised
+            if record.limit_milliwatts is not None and target < record.limit_milliwatts:
+                written |= await self._write(record, target)
+        if written:
+            self.book.take_power(self.clock_ms(), powers_milliwatts)
+        for gpu in self._by_need(targets):
+            exposures = self.book.exposures(self.side.pending_writes())
+            if sum(exposures) + max(0, targets[gpu] - exposures[gpu]) <= budget_milliwatts:
+                written |= await self._write(self.book.records[gpu], targets[gpu])
+        return written
 
-    async def _raise(self, targets: Sequence[int], budget_milliwatts: int) -> bool:
-        """Raise the caps furthest from their targets first, each only where its whole raise has room."""
-        raised = False
+    def _by_need(self, targets: Sequence[int]) -> list[int]:
+        """Return the GPUs to raise, those furthest from their targets first."""
         gaps = [
             (target - record.limit_milliwatts, record.gpu)
             for record, target in zip(self.book.records, targets, strict=True)
             if record.limit_milliwatts is not None and target > record.limit_milliwatts
         ]
-        for _, gpu in sorted(gaps, reverse=True):
-            exposures = self.book.exposures(self.side.pending_writes())
-            if sum(exposures) + max(0, targets[gpu] - exposures[gpu]) <= budget_milliwatts:
-                raised |= await self._write(self.book.records[gpu], targets[gpu], None)
-        return raised
+        return [gpu for _, gpu in sorted(gaps, reverse=True)]
 
-    async def _write(self, record: CapRecord, target: int, peak_milliwatts: int | None) -> bool:
+    async def _write(self, record: CapRecord, target: int) -> bool:
         """Write one cap, clamped to the device and to another hand's lower limit; say whether it was sent."""
-        cap = max(record.minimum_milliwatts, min(target, record.ceiling_milliwatts))
+        cap = max(record.cap.minimum_milliwatts, min(target, record.ceiling_milliwatts))
         if cap == record.limit_milliwatts or not self._may_write(record):
             return False
-        record.in_flight_milliwatts = cap
-        try:
-            result = await self.side.set_limit_mw(record.gpu, cap)
-        finally:
-            record.in_flight_milliwatts = None
+        record.cap = with_write_started(record.cap, cap)
+        result = await self.side.set_limit_mw(record.gpu, cap)
         self.writes_total += 1
-        self._take_result(record, result, peak_milliwatts)
+        self._take_result(record, cap, result)
         return True
 
     def _may_write(self, record: CapRecord) -> bool:
-        if not record.is_writable or any(write.gpu == record.gpu for write in self.side.pending_writes()):
+        if not record.is_writable or record.with_pending(self.side.pending_writes()).pending_milliwatts:
             return False
-        if record.refusal is not None and self.clock() - record.refused_s < REFUSED_RETRY_S:
+        if record.refusal is not None and self.clock_ms() - record.refused_ms < REFUSED_RETRY_MS:
             return False
         return self._is_journaled(record)
 
     def _is_journaled(self, record: CapRecord) -> bool:
         """Have the prior limit on disk; without one, or with a disk that refuses, there is no write."""
-        uuid = self.uuids[record.gpu]
+        uuid = record.cap.uuid
         if uuid in self.prior.known:
             return True
         if record.limit_milliwatts is None:
@@ -122,14 +115,16 @@ class CapWriter:
         self.journal_error = None
         return True
 
-    def _take_result(self, record: CapRecord, result: WriteResult, peak_milliwatts: int | None) -> None:
-        if result.outcome == "pending":
+    def _take_result(self, record: CapRecord, cap: int, result: WriteResult) -> None:
+        now_ms = self.clock_ms()
+        if result.outcome == "pending":  # from here on the device side's list of pending writes counts it
+            record.cap = with_write_returned(record.cap, cap, record.limit_milliwatts, now_ms, 0)
             self._log_once(record.gpu, f"limit write has not returned: {result.error or 'no answer'}")
             return
-        self.book.take_write(self.clock(), record, result.limits, peak_milliwatts)
+        self.book.take_write(now_ms, record, cap, result.limits)
         record.refusal = result.error or "refused" if result.outcome == "refused" else None
         if record.refusal is not None:
-            record.refused_s = self.clock()
+            record.refused_ms = now_ms
             self._log_once(record.gpu, f"limit write refused: {record.refusal}")
 
     def _log_once(self, gpu: int, text: str) -> None:

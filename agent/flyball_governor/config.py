@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
+from flyball_fast.nvml_records import SweepPlan
 from flyball_wire.codec import Length, Range
 from flyball_wire.config import load_config
 from flyball_wire.errors import ConfigError, WireError
@@ -25,6 +26,7 @@ class TrustedKey:
 
     key_id: str
     public_key: str  # 64 hex digits
+    generation: Annotated[int, Range(0, 1_000_000)] = 0  # only rises: a lease under one ends trust in lower ones
 
     def __post_init__(self) -> None:
         """Refuse what is no Ed25519 public key."""
@@ -45,7 +47,9 @@ class SamplingConfig:
     """High-rate samples in the ring; off, demand is unknown and every GPU gets the same."""
 
     enabled: bool = True
-    rate_hz: Annotated[float, Range(1.0, 1000.0)] = 20.0
+    rate_hz: Annotated[float, Range(1.0, 1000.0)] = 20.0  # power, energy and throttle counters; the rest is slower
+    cpu_budget_ratio: Annotated[float, Range(0.0001, 1.0)] = 0.01  # of one core, before the rate gives way
+    lock_budget_ratio: Annotated[float, Range(0.0001, 1.0)] = 0.005  # of the time, inside driver calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,15 @@ class GovernorConfig:
     def effective_mode(self) -> HostMode:
         """Enforce only where caps may be written at all."""
         return self.mode if self.caps.enabled else "observe"
+
+    @property
+    def sweep_plan(self) -> SweepPlan:
+        """How often the sampler reads what; switched off, next to never."""
+        sampling = self.sampling
+        rates = (sampling.rate_hz, min(10.0, sampling.rate_hz), 1.0, 0.1) if sampling.enabled else (0.001,) * 4
+        return SweepPlan(
+            rates, cpu_budget_ratio=sampling.cpu_budget_ratio, lock_budget_ratio=sampling.lock_budget_ratio
+        )
 
     @property
     def is_lease_needed(self) -> bool:

@@ -6,6 +6,7 @@ uids all but quiesce and resume. A client that sends rubbish or does not read is
 
 import asyncio
 import logging
+import os
 import socket
 import struct
 import time
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A reply and the descriptors that go with it; whoever sends them does not close them."""
+    """A reply and the descriptors that go with it; they belong to the socket, which closes its copies once sent."""
 
     reply: Reply
     descriptors: tuple[int, ...] = ()
@@ -62,7 +63,13 @@ class Client:
         try:
             self.outgoing.put_nowait((frame(encode(reply)), descriptors))
         except asyncio.QueueFull:
+            _close_all(descriptors)
             _hang_up(self.connection)
+
+    def drop_unsent(self) -> None:
+        """Close the descriptors that will not be sent any more."""
+        while not self.outgoing.empty():
+            _close_all(self.outgoing.get_nowait()[1])
 
 
 @dataclass(slots=True)
@@ -92,6 +99,11 @@ class ControlSocket:
             if client.is_subscribed:
                 client.offer(reply)
 
+    def hang_up_all(self) -> None:
+        """End every connection, so that clients say hello again and get the descriptors of now."""
+        for client in tuple(self.clients):
+            _hang_up(client.connection)
+
     def _admit(self, connection: socket.socket, tasks: asyncio.TaskGroup) -> None:
         connection.setblocking(False)
         uid = peer_uid(connection)
@@ -114,6 +126,7 @@ class ControlSocket:
             sender.cancel()
             with suppress(asyncio.CancelledError, OSError, TimeoutError):
                 await sender
+            client.drop_unsent()
             client.connection.close()
 
     async def _answer_all(self, client: Client) -> None:
@@ -190,9 +203,17 @@ async def _send_queued(client: Client) -> None:
     try:
         while True:
             payload, descriptors = await client.outgoing.get()
-            await asyncio.wait_for(_send(client.connection, payload, descriptors), SEND_TIMEOUT_S)
+            try:
+                await asyncio.wait_for(_send(client.connection, payload, descriptors), SEND_TIMEOUT_S)
+            finally:
+                _close_all(descriptors)
     except (OSError, TimeoutError):
         _hang_up(client.connection)
+
+
+def _close_all(descriptors: tuple[int, ...]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _hang_up(connection: socket.socket) -> None:

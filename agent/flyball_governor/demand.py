@@ -35,8 +35,8 @@ class DemandMeter:
 
     headroom_ratio: float
     maximum_milliwatts: int
-    _recent: deque[tuple[float, int]] = field(default_factory=deque)
     is_held_back: bool = False
+    _recent: deque[tuple[float, int, int]] = field(default_factory=deque)  # time, demand, peak power
 
     def observe(self, now_s: float, sample: Sample, cap_milliwatts: int | None) -> None:
         """Take in what was sampled since the last call; without a power reading nothing is learnt."""
@@ -50,15 +50,19 @@ class DemandMeter:
         wanted = self.maximum_milliwatts
         if not self.is_held_back:
             wanted = min(int(sample.peak_milliwatts * (1 + self.headroom_ratio)), self.maximum_milliwatts)
-        self._recent.append((now_s, wanted))
+        self._recent.append((now_s, wanted, sample.peak_milliwatts))
 
     def slow(self) -> int | None:
         """Return the highest demand of the last seconds; None when nothing was read."""
-        return max((wanted for _, wanted in self._recent), default=None)
+        return max((wanted for _, wanted, _ in self._recent), default=None)
 
     def fast(self, now_s: float) -> int | None:
         """Return the highest demand of the last tenths of a second; None when nothing was read."""
-        return max((wanted for time_s, wanted in self._recent if time_s >= now_s - FAST_S), default=None)
+        return max((wanted for time_s, wanted, _ in self._recent if time_s >= now_s - FAST_S), default=None)
+
+    def fast_peak(self, now_s: float) -> int | None:
+        """Return the largest power of the last tenths of a second; None when nothing was read."""
+        return max((peak for time_s, _, peak in self._recent if time_s >= now_s - FAST_S), default=None)
 
 
 def _is_held_back(sample: Sample, cap_milliwatts: int | None) -> bool:
@@ -78,9 +82,16 @@ class Device:
 
 
 def target_caps(
-    now_s: float, budget_milliwatts: int, devices: tuple[Device, ...], meters: tuple[DemandMeter, ...]
+    now_s: float,
+    budget_milliwatts: int,
+    devices: tuple[Device, ...],
+    meters: tuple[DemandMeter, ...],
+    *,
+    by_demand: bool = True,
 ) -> tuple[int, ...]:
     """Return each GPU's cap in milliwatts: by slow demand, and by fast demand where that leaves a GPU held back."""
+    if not by_demand:
+        return split(budget_milliwatts, _wants(devices, [None] * len(devices)))
     caps = split(budget_milliwatts, _wants(devices, [meter.slow() for meter in meters]))
     is_short = any(
         meter.is_held_back and cap < device.maximum_milliwatts
@@ -98,12 +109,12 @@ def keep_steady(
 
     Only raises are ever suppressed: above the budget, or with a cap unknown, the targets stand.
     """
-    known = [cap for cap in caps if cap is not None]
+    known = tuple(cap for cap in caps if cap is not None)
     if len(known) < len(caps) or sum(known) > budget_milliwatts:
         return targets
     if any(target - cap >= band for cap, target, band in zip(known, targets, dead_bands, strict=True)):
         return targets
-    return tuple(known)
+    return known
 
 
 def _wants(devices: tuple[Device, ...], demands: list[int | None]) -> list[Want]:

@@ -159,7 +159,7 @@ async def test_descriptors_travel_beside_the_hello_reply(tmp_path: Path) -> None
 
     assert decode(GateReply, data[4:]).reason == "hello"
     assert os.read(descriptors[0], 1) == b"x"
-    for descriptor in (read_end, write_end, *descriptors):
+    for descriptor in (write_end, *descriptors):
         os.close(descriptor)
 
 
