@@ -30,45 +30,58 @@ class Sample:
 
 
 @dataclass(slots=True)
+class Highest:
+    """The highest value of the last `span_s` seconds; each look costs the same, however long the span."""
+
+    span_s: float
+    _falling: deque[tuple[float, int]] = field(default_factory=deque)  # later ones are lower
+
+    def add(self, now_s: float, value: int) -> None:
+        """Take in a value."""
+        while self._falling and self._falling[-1][1] <= value:
+            self._falling.pop()
+        self._falling.append((now_s, value))
+
+    def at(self, now_s: float) -> int | None:
+        """Return the highest; None when there was none in the span."""
+        while self._falling and self._falling[0][0] < now_s - self.span_s:
+            self._falling.popleft()
+        return self._falling[0][1] if self._falling else None
+
+
+@dataclass(slots=True)
 class DemandMeter:
-    """Demand of one GPU over the last seconds, in milliwatts."""
+    """Demand of one GPU over the last seconds, in milliwatts; what is not known yet is None."""
 
     headroom_ratio: float
     maximum_milliwatts: int
     is_held_back: bool = False
-    _recent: deque[tuple[float, int, int]] = field(default_factory=deque)  # time, demand, peak power
+    slow: int | None = None
+    fast: int | None = None
+    fast_peak: int | None = None  # largest power of the last tenths of a second
+    _slow: Highest = field(default_factory=lambda: Highest(SLOW_S))
+    _fast: Highest = field(default_factory=lambda: Highest(FAST_S))
+    _peak: Highest = field(default_factory=lambda: Highest(FAST_S))
 
     def observe(self, now_s: float, sample: Sample, cap_milliwatts: int | None) -> None:
         """Take in what was sampled since the last call; without a power reading nothing is learnt."""
-        horizon = now_s - SLOW_S
-        while self._recent and self._recent[0][0] < horizon:
-            self._recent.popleft()
-        if sample.peak_milliwatts is None:
-            self.is_held_back = False
-            return
         self.is_held_back = _is_held_back(sample, cap_milliwatts)
-        wanted = self.maximum_milliwatts
-        if not self.is_held_back:
-            wanted = min(int(sample.peak_milliwatts * (1 + self.headroom_ratio)), self.maximum_milliwatts)
-        self._recent.append((now_s, wanted, sample.peak_milliwatts))
-
-    def slow(self) -> int | None:
-        """Return the highest demand of the last seconds; None when nothing was read."""
-        return max((wanted for _, wanted, _ in self._recent), default=None)
-
-    def fast(self, now_s: float) -> int | None:
-        """Return the highest demand of the last tenths of a second; None when nothing was read."""
-        return max((wanted for time_s, wanted, _ in self._recent if time_s >= now_s - FAST_S), default=None)
-
-    def fast_peak(self, now_s: float) -> int | None:
-        """Return the largest power of the last tenths of a second; None when nothing was read."""
-        return max((peak for time_s, _, peak in self._recent if time_s >= now_s - FAST_S), default=None)
+        if sample.peak_milliwatts is not None:
+            wanted = self.maximum_milliwatts
+            if not self.is_held_back:
+                wanted = min(int(sample.peak_milliwatts * (1 + self.headroom_ratio)), self.maximum_milliwatts)
+            self._slow.add(now_s, wanted)
+            self._fast.add(now_s, wanted)
+            self._peak.add(now_s, sample.peak_milliwatts)
+        self.slow, self.fast, self.fast_peak = self._slow.at(now_s), self._fast.at(now_s), self._peak.at(now_s)
 
 
 def _is_held_back(sample: Sample, cap_milliwatts: int | None) -> bool:
+    if sample.peak_milliwatts is None:
+        return False
     if sample.throttled_ratio is not None:
         return sample.throttled_ratio >= BITING_RATIO
-    if sample.peak_milliwatts is None or cap_milliwatts is None:
+    if cap_milliwatts is None:
         return False
     return sample.peak_milliwatts >= NEAR_CAP_RATIO * cap_milliwatts
 
@@ -82,24 +95,19 @@ class Device:
 
 
 def target_caps(
-    now_s: float,
-    budget_milliwatts: int,
-    devices: tuple[Device, ...],
-    meters: tuple[DemandMeter, ...],
-    *,
-    by_demand: bool = True,
+    budget_milliwatts: int, devices: tuple[Device, ...], meters: tuple[DemandMeter, ...], *, by_demand: bool = True
 ) -> tuple[int, ...]:
     """Return each GPU's cap in milliwatts: by slow demand, and by fast demand where that leaves a GPU held back."""
     if not by_demand:
         return split(budget_milliwatts, _wants(devices, [None] * len(devices)))
-    caps = split(budget_milliwatts, _wants(devices, [meter.slow() for meter in meters]))
+    caps = split(budget_milliwatts, _wants(devices, [meter.slow for meter in meters]))
     is_short = any(
         meter.is_held_back and cap < device.maximum_milliwatts
         for meter, cap, device in zip(meters, caps, devices, strict=True)
     )
     if not is_short:
         return caps
-    return split(budget_milliwatts, _wants(devices, [meter.fast(now_s) for meter in meters]))
+    return split(budget_milliwatts, _wants(devices, [meter.fast for meter in meters]))
 
 
 def keep_steady(

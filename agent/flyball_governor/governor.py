@@ -37,6 +37,7 @@ from flyball_wire.units import cap_milliwatts
 
 STUCK_WRITER_S: Final = 2.0  # a write that takes longer is left behind, once the bound counts it
 HOUSEKEEPING_S: Final = 1.0
+KEEPER_TICK_S: Final = 0.2  # how finely the keeper sees a lease run out
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class Governor:
         self._wake = asyncio.Event()
         self._next_read_back_s = 0.0
         self._next_housekeeping_s = 0.0
+        self._next_keeper_tick_s = 0.0
 
     # Life.
 
@@ -132,17 +134,27 @@ class Governor:
     async def turn(self) -> None:
         """Look, decide, write."""
         now_s = self.clock.monotonic_s()
-        if not self.is_quiesced:
-            self.caps.look()
-            if now_s >= self._next_read_back_s:
-                self._next_read_back_s = now_s + self.config.caps.read_back_s
-                self._tell_foreign(await self.caps.read_back())
-        await self.seat.handle(Tick(self.clock.boot_ms()))
-        await self._move()
-        await self._tell_bound()
+        is_changed = await self._read(now_s)
+        if now_s >= self._next_keeper_tick_s:
+            self._next_keeper_tick_s = now_s + KEEPER_TICK_S
+            await self.seat.handle(Tick(self.clock.boot_ms()))
+        is_changed |= await self._move()
+        if is_changed or self.side.pending_writes():
+            await self._tell_bound()
         if now_s >= self._next_housekeeping_s:
             self._next_housekeeping_s = now_s + HOUSEKEEPING_S
             await self._keep_house()
+
+    async def _read(self, now_s: float) -> bool:
+        """Look at the ring, and at the limits where that is due; say whether the bound may have changed."""
+        if self.is_quiesced:
+            return False
+        is_changed = self.caps.look()
+        if now_s < self._next_read_back_s:
+            return is_changed
+        self._next_read_back_s = now_s + self.config.caps.read_back_s
+        self._tell_foreign(await self.caps.read_back())
+        return True
 
     async def decide(self, event: KeeperEvent) -> None:
         """Hand the keeper an event from outside and take the next turn at once."""
@@ -217,16 +229,22 @@ class Governor:
         limit_w = self.config.host_limit_w
         return None if limit_w is None else cap_milliwatts(limit_w)
 
-    async def _move(self) -> None:
-        """Bring the caps towards what the budget gives, or back to their prior values under a release."""
+    async def _move(self) -> bool:
+        """Bring the caps towards what the budget gives, or back to their prior values under a release.
+
+        Returns:
+            Whether anything was written.
+        """
         async with self._moving:
             if self.is_quiesced:
-                return
+                return False
             if self._is_release_due:
                 with suppress(JournalError):
                     self._is_release_due = not await self.caps.restore()
-            elif not self.seat.state.is_released:
-                await self.caps.share(self.seat.budget_milliwatts)
+                return True
+            if self.seat.state.is_released:
+                return False
+            return await self.caps.share(self.seat.budget_milliwatts)
 
     async def _tell_bound(self) -> None:
         """Tell the keeper what the devices allow now, when that has changed."""
@@ -255,7 +273,8 @@ class Governor:
                 self.notes["writer"] = str(error)
 
     async def _wait(self, seconds: float) -> None:
-        if seconds > 0 and not self._wake.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), seconds)
+        """Sleep, unless woken."""
+        timer = asyncio.get_running_loop().call_later(max(0.0, seconds), self._wake.set)
+        await self._wake.wait()
+        timer.cancel()
         self._wake.clear()

@@ -6,7 +6,7 @@ Knows devices and ring, nothing of leases: the budget comes in as an argument.
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,7 +17,7 @@ from flyball_governor.cap_book import CapBook, CapRecord, book_of
 from flyball_governor.caps import CapWriter
 from flyball_governor.config import GovernorConfig
 from flyball_governor.demand import DemandMeter, Device, Sample, keep_steady, target_caps
-from flyball_governor.device import DeviceSide
+from flyball_governor.device import DeviceSide, PendingWrite
 from flyball_governor.identity import boot_clock_ms
 from flyball_governor.journal import JournalError, PriorLimits
 from flyball_governor.ring_demand import Look, RingDemand
@@ -53,6 +53,7 @@ class HostCaps:
     _demand: RingDemand | None = None
     _meters: tuple[DemandMeter, ...] = ()
     _peaks: tuple[int | None, ...] = ()
+    _decided_on: tuple[object, ...] = ()
 
     def __post_init__(self) -> None:
         """Begin without GPUs."""
@@ -131,27 +132,41 @@ class HostCaps:
             return True
         return self.ring is not None and time.monotonic_ns() - self.ring.heartbeat().tick_ns < SAMPLER_SILENT_S * 1e9
 
-    def look(self) -> None:
-        """Take in power and throttling of each GPU; end settling where power is under its cap."""
+    def look(self) -> bool:
+        """Take in power and throttling of each GPU; end settling where power is under its cap: say whether any did."""
         looks = self._demand.look() if self._demand is not None else ()
         if len(looks) != len(self._meters):
             looks = (Look(Sample(), None),) * len(self._meters)
         now_s = self.clock.monotonic_s()
         for meter, look, limit in zip(self._meters, looks, self.book.limits(), strict=True):
             meter.observe(now_s, look.sample, limit)
-        self._peaks = tuple(meter.fast_peak(now_s) for meter in self._meters)
-        self.book.take_power(self.clock.boot_ms(), [look.power_milliwatts for look in looks])
+        self._peaks = tuple(meter.fast_peak for meter in self._meters)
+        return self.book.take_power(self.clock.boot_ms(), [look.power_milliwatts for look in looks])
 
     async def read_back(self) -> list[CapRecord]:
         """Read every limit; return the records that another hand has changed where that is ours to mind."""
         changed = await self.writer.read_back()
         return changed if self.is_enforcing else []
 
-    async def share(self, budget_milliwatts: int) -> None:
-        """Decide each GPU's cap inside the budget, and write where that is due; in observe decide only."""
-        self.targets = self._targets(budget_milliwatts)
-        if self.is_enforcing:
-            await self.writer.move(self.targets, budget_milliwatts, self._peaks)
+    async def share(self, budget_milliwatts: int) -> bool:
+        """Decide each GPU's cap inside the budget, and write where that is due; say whether anything was written.
+
+        In observe it only decides. What was decided stands until budget, limits or demand are others.
+        """
+        pending = self.side.pending_writes()
+        grounds = self._grounds(budget_milliwatts, pending)
+        if grounds != self._decided_on:
+            self.targets = self._targets(budget_milliwatts, pending)
+            self._decided_on = grounds
+        if not self.is_enforcing or self.targets == self.book.limits():
+            return False
+        return await self.writer.move(self.targets, budget_milliwatts, self._peaks)
+
+    def _grounds(self, budget_milliwatts: int, pending: Sequence[PendingWrite]) -> tuple[object, ...]:
+        """Return all that a decision rests on."""
+        limits = tuple((record.limit_milliwatts, record.ceiling_milliwatts) for record in self.book.records)
+        demand = tuple((meter.slow, meter.fast, meter.is_held_back) for meter in self._meters)
+        return (budget_milliwatts, pending, limits, demand, self.side.health() if pending else None)
 
     async def restore(self) -> bool:
         """Put the prior limits back under a release; say whether all stand, which also forgets them.
@@ -170,9 +185,9 @@ class HostCaps:
         self.prior.forget({record.cap.uuid for record in known})
         return True
 
-    def _targets(self, budget_milliwatts: int) -> tuple[int, ...]:
+    def _targets(self, budget_milliwatts: int, pending: Sequence[PendingWrite]) -> tuple[int, ...]:
         """Split the budget over the GPUs that can be moved; the others keep what they may draw."""
-        pending, health = self.side.pending_writes(), self.side.health()
+        health = self.side.health()
         exposures = self.book.exposures(pending)
         stuck = {write.gpu for write in pending} | health.lost | health.stalled
         movable = [
@@ -188,9 +203,8 @@ class HostCaps:
     def _share_of(self, movable: list[CapRecord], budget_milliwatts: int) -> tuple[int, ...]:
         devices = tuple(Device(record.cap.minimum_milliwatts, record.ceiling_milliwatts) for record in movable)
         meters = tuple(self._meters[record.gpu] for record in movable)
-        now_s = self.clock.monotonic_s()
         by_demand = self.config.split.enabled and self.config.sampling.enabled
-        wanted = target_caps(now_s, budget_milliwatts, devices, meters, by_demand=by_demand)
+        wanted = target_caps(budget_milliwatts, devices, meters, by_demand=by_demand)
         bands = tuple(int(device.maximum_milliwatts * self.config.caps.dead_band_ratio) for device in devices)
         limits = tuple(record.limit_milliwatts for record in movable)
         return keep_steady(limits, wanted, budget_milliwatts, bands)

@@ -32,7 +32,7 @@ class RingDemand:
 
     def _look_at(self, gpu: int) -> Look:
         span = self._cursor.take(gpu)
-        if span.stop <= span.first or self.ring.state(gpu) == "lost":
+        if span.stop <= span.first:  # a lost or stalled GPU has no new rows
             return Look(Sample(), None)
         summary = self.ring.summary(gpu, span.first, span.stop)
         newest = self.ring.row(gpu, span.stop - 1)
