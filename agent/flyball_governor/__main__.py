@@ -1,6 +1,6 @@
 """`flyball-governor`: config, parts, run; and the questions that people, units and prologs ask a running one.
 
-Exit codes: 0 done; 1 gate shut, or refused; 69 no library, driver or GPU; 75 another governor runs; 78 bad configuration.
+Exit codes: 0 done; 1 gate shut or refused; 69 no library, driver or GPU; 75 another governor runs; 78 bad config.
 """
 
 import argparse
@@ -49,7 +49,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(prog="flyball-governor", description=__doc__, allow_abbrev=False)
     parser.add_argument("command", nargs="?", default="run", choices=sorted(COMMANDS))
-    parser.add_argument("--config", type=Path, help="TOML file (default: /etc/flyball/governor.toml where there is one)")
+    parser.add_argument(
+        "--config", type=Path, help="TOML file (default: /etc/flyball/governor.toml where there is one)"
+    )
     parser.add_argument("--print-config", action="store_true", help="print the configuration in force and end")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
     parser.add_argument("--version", action="version", version=version("flyball"))
@@ -72,9 +74,7 @@ def run(config: GovernorConfig, options: argparse.Namespace) -> int:  # noqa: AR
 def make_device_side(config: GovernorConfig) -> DeviceChildren:
     """Return the children that touch the devices."""
     library = config.driver.library or None
-    return DeviceChildren(
-        lambda: NvidiaDevices(library), state_dir=Path(config.state_dir), plan=config.sweep_plan
-    )
+    return DeviceChildren(lambda: NvidiaDevices(library), state_dir=Path(config.state_dir), plan=config.sweep_plan)
 
 
 def gate(config: GovernorConfig, options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ class Refused(FlyballError):  # noqa: N818
     """The governor refused."""
 
 
-def ask(path: Path, action: Action, kind: type[M], timeout_s: float = TIMEOUT_S) -> M:
+def ask(path: Path, action: Action, kind: type[M], *, body: bytes = b"", timeout_s: float = TIMEOUT_S) -> M:
     """Return the governor's reply to one request.
 
     Raises:
@@ -30,7 +30,7 @@ def ask(path: Path, action: Action, kind: type[M], timeout_s: float = TIMEOUT_S)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout_s)
             connection.connect(str(path))
-            connection.sendall(frame(encode(Request(1, action))))
+            connection.sendall(frame(encode(Request(1, action, body))))
             payload = _read_exactly(connection, frame_length(_read_exactly(connection, 4)))
     except (OSError, EOFError) as error:
         raise NoAnswer(f"{path}: no governor answers: {error}") from None

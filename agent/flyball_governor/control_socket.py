@@ -84,7 +84,7 @@ class ControlSocket:
     clients: set[Client] = field(default_factory=set)
 
     async def serve(self, on_ready: Callable[[], None] = lambda: None) -> None:
-        """Listen and answer until cancelled. A stale socket file is replaced: the state lock says nobody lives there."""
+        """Listen and answer until cancelled. A stale socket file is replaced: by the state lock nobody lives there."""
         loop = asyncio.get_running_loop()
         with _listener(self.path) as listener:
             on_ready()
@@ -240,6 +240,11 @@ async def _send_descriptors(connection: socket.socket, payload: bytes, descripto
 def _wait_writable(connection: socket.socket) -> Awaitable[None]:
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
-    loop.add_writer(connection, lambda: future.done() or future.set_result(None))
+
+    def wake() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    loop.add_writer(connection, wake)
     future.add_done_callback(lambda _: loop.remove_writer(connection))
     return future

@@ -1,7 +1,7 @@
 """How much power each GPU wants: its recent peak, or the most it can have while its cap holds it back.
 
-Demand rises at once and falls slowly, so that the swings of training (0.2 to 3 Hz) move no caps; the fast figure, of the
-last tenths of a second, is for when another GPU goes short. Pure: samples and times come in as arguments.
+Demand rises at once and falls slowly, so that the swings of training (0.2 to 3 Hz) move no caps; the fast figure, of
+the last tenths of a second, is for when another GPU goes short. Pure: samples and times come in as arguments.
 """
 
 from collections import deque

@@ -1,10 +1,10 @@
 """Errors of the governor, split by what happens next.
 
-    FlyballError
-    ├── ConfigError      (flyball_wire) exit 78, not restarted
-    ├── JournalError     (journal) nothing that needs it on disk happens; the governor goes on
-    ├── AlreadyRunning   exit 75: another governor holds the lock; systemd may try again
-    └── Unavailable      exit 69: no driver library, no driver or no GPU; systemd may try again
+FlyballError
+├── ConfigError      (flyball_wire) exit 78, not restarted
+├── JournalError     (journal) nothing that needs it on disk happens; the governor goes on
+├── AlreadyRunning   exit 75: another governor holds the lock; systemd may try again
+└── Unavailable      exit 69: no driver library, no driver or no GPU; systemd may try again
 """
 
 from typing import Final

@@ -256,7 +256,9 @@ class Governor:
     def _tell_foreign(self, changed: list[CapRecord]) -> None:
         for record in changed:
             found, left = record.limit_milliwatts, record.written_milliwatts
-            log.warning("gpu %d: limit %s mW, we had left %s mW: another hand writes limits here", record.gpu, found, left)
+            log.warning(
+                "gpu %d: limit %s mW, we had left %s mW: another hand writes limits here", record.gpu, found, left
+            )
             fields = (("found_milliwatts", str(found)), ("left_milliwatts", str(left)))
             self.publish(DeviceEvent(0, self.clock.unix_s(), "foreign_cap", "warning", record.gpu, fields))
 

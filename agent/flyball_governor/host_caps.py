@@ -91,7 +91,7 @@ class HostCaps:
             self.prior.remember({uuid: limit for uuid, limit in limits.items() if limit is not None})
         except JournalError as error:
             self.writer.journal_error = str(error)
-            log.error("no cap will be written: %s", error)
+            log.warning("no cap will be written: %s", error)
 
     def facts(self) -> DeviceFacts:
         """Return what the devices allow now, all GPUs together."""
@@ -117,7 +117,7 @@ class HostCaps:
             self.ring = Ring.attach(os.dup(fd))
             self._demand = RingDemand(self.ring)
         except RingError as error:
-            log.error("sample ring: %s", error)
+            log.warning("sample ring: %s", error)
         return True
 
     def let_go_of_ring(self) -> None:

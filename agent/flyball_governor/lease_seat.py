@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from flyball_governor.bound import DeviceFacts
 from flyball_governor.identity import Identity
 from flyball_governor.journal import JournalError, StateFile
 from flyball_governor.lease_keeper import (
@@ -28,7 +29,6 @@ from flyball_governor.lease_keeper import (
     start,
     step,
 )
-from flyball_governor.bound import DeviceFacts
 from flyball_wire.codec import from_plain, to_plain
 from flyball_wire.errors import WireError
 from flyball_wire.signing import sign
@@ -140,7 +140,7 @@ class LeaseSeat:
             await asyncio.to_thread(self.file.write, to_plain(record))
         except JournalError as error:
             if self.journal_error is None:
-                log.error("%s", error)
+                log.warning("%s", error)
             self.journal_error = str(error)
             return
         self._unsaved = self.journal_error = None

@@ -1,7 +1,6 @@
 """A device side without devices: the real Protocol over plain numbers, with faults that a test switches on."""
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
@@ -86,9 +85,7 @@ class FakeDeviceSide:
         await asyncio.sleep(0)
         if self.is_quiesced:
             return (None,) * self.gpus
-        return tuple(
-            None if gpu in self.unreadable else Limits(limit, limit) for gpu, limit in enumerate(self.limits)
-        )
+        return tuple(None if gpu in self.unreadable else Limits(limit, limit) for gpu, limit in enumerate(self.limits))
 
     def pending_writes(self) -> tuple[PendingWrite, ...]:
         return tuple(self.pending)
@@ -131,8 +128,3 @@ class FakeClock:
 
     def __call__(self) -> float:
         return self.now_s
-
-
-def correlation_ids() -> itertools.count[int]:
-    """Return request ids."""
-    return itertools.count(1)

@@ -4,6 +4,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -57,7 +58,7 @@ class Caller:
         self.socket.setblocking(False)
         self.path = path
 
-    async def __aenter__(self) -> "Caller":
+    async def __aenter__(self) -> Self:
         await asyncio.get_running_loop().sock_connect(self.socket, str(self.path))
         return self
 

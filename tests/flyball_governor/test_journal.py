@@ -1,5 +1,6 @@
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -53,7 +54,7 @@ def test_a_kill_at_any_line_leaves_the_old_record_or_the_new_one(tmp_path: Path)
     file = StateFile(tmp_path / "state")
     file.write({"version": 0})
     seen, number = set(), 1
-    while _die_at_line(number, lambda: file.write({"version": number})) == 9:
+    while _die_at_line(number, partial(file.write, {"version": number})) == 9:
         record = file.read()
         assert record is not None
         seen.add("new" if record["version"] == number else "old")
