@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from flyball_fast.errors import DeviceError
 from flyball_governor import ask
 from flyball_governor.config import GovernorConfig, load_governor_config
 from flyball_governor.device_children import DeviceChildren
 from flyball_governor.errors import EXIT_LOCKED, EXIT_UNAVAILABLE, AlreadyRunning, Unavailable
 from flyball_governor.identity import load_identity, lock_state_folder, prepare_state_folder
 from flyball_governor.nvidia import NvidiaDevices
+from flyball_governor.probe import probe_all, probe_lines
 from flyball_governor.service import serve
 from flyball_wire.codec import to_plain
 from flyball_wire.config import print_config
@@ -116,7 +118,20 @@ def resume(config: GovernorConfig, options: argparse.Namespace) -> int:  # noqa:
     return 0
 
 
-COMMANDS = {"run": run, "gate": gate, "status": status, "quiesce": quiesce, "resume": resume}
+def probe(config: GovernorConfig, options: argparse.Namespace) -> int:
+    """Say of each GPU and field whether it is supported, how often it changes, what a read costs, the rate chosen."""
+    try:
+        record = probe_all(config.driver.library or None, config.sampling)
+    except DeviceError as error:
+        raise Unavailable(f"no device to probe: {error}") from None
+    if options.json:
+        _print_json(record)
+    else:
+        sys.stdout.write("\n".join(probe_lines(record)) + "\n")
+    return 0
+
+
+COMMANDS = {"run": run, "probe": probe, "gate": gate, "status": status, "quiesce": quiesce, "resume": resume}
 
 
 def _shown(value: object) -> str:
