@@ -10,7 +10,6 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from flyball_fast.errors import DeviceError
@@ -20,7 +19,6 @@ from flyball_governor.device_children import DeviceChildren
 from flyball_governor.errors import EXIT_LOCKED, EXIT_UNAVAILABLE, AlreadyRunning, Unavailable
 from flyball_governor.identity import load_identity, lock_state_folder, prepare_state_folder
 from flyball_governor.nvidia import NvidiaDevices
-from flyball_governor.probe import probe_all, probe_lines
 from flyball_governor.service import serve
 from flyball_wire.codec import to_plain
 from flyball_wire.config import print_config
@@ -56,8 +54,18 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--print-config", action="store_true", help="print the configuration in force and end")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
-    parser.add_argument("--version", action="version", version=version("flyball"))
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     return parser.parse_args(arguments)
+
+
+class _Version(argparse.Action):
+    """Look the version up only when asked: the look-up costs 3 MB that a governor would carry for life."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version  # noqa: PLC0415 - see above
+
+        sys.stdout.write(f"{version('flyball')}\n")
+        parser.exit()
 
 
 def run(config: GovernorConfig, options: argparse.Namespace) -> int:  # noqa: ARG001 - one shape for all commands
@@ -120,6 +128,8 @@ def resume(config: GovernorConfig, options: argparse.Namespace) -> int:  # noqa:
 
 def probe(config: GovernorConfig, options: argparse.Namespace) -> int:
     """Say of each GPU and field whether it is supported, how often it changes, what a read costs, the rate chosen."""
+    from flyball_governor.probe import probe_all, probe_lines  # noqa: PLC0415 - kept out of a governor's memory
+
     try:
         record = probe_all(config.driver.library or None, config.sampling)
     except DeviceError as error:

@@ -76,6 +76,7 @@ class Governor:
         self._moving = asyncio.Lock()
         self._stop = asyncio.Event()
         self._wake = asyncio.Event()
+        self._resume_at_s: float | None = None
         self._next_read_back_s = 0.0
         self._next_housekeeping_s = 0.0
         self._next_keeper_tick_s = 0.0
@@ -170,8 +171,9 @@ class Governor:
         lowest = min((limit for limit in limits if limit is not None), default=None)
         await self.decide(HostLimitChanged(lowest, self.clock.boot_ms()))
 
-    async def quiesce(self, reason: str) -> None:
-        """Shut the gate, then let go of every device descriptor."""
+    async def quiesce(self, reason: str, *, resume_after_s: float | None = None) -> None:
+        """Shut the gate, then let go of every device descriptor; with a time, try to take them again after it."""
+        self._resume_at_s = None if resume_after_s is None else self.clock.monotonic_s() + resume_after_s
         if self.is_quiesced:
             return
         await self.seat.handle(QuiesceStarted(reason, is_idle=False, now_ms=self.clock.boot_ms()))
@@ -187,6 +189,7 @@ class Governor:
             if self.is_quiesced:
                 await self.side.resume()
             self.is_quiesced = False
+            self._resume_at_s = None
             await self.caps.read_back()
             self.caps.book.release_foreign()
         await self._move()
@@ -263,7 +266,7 @@ class Governor:
             self.publish(DeviceEvent(0, self.clock.unix_s(), "foreign_cap", "warning", record.gpu, fields))
 
     async def _keep_house(self) -> None:
-        """Once a second: notice a new ring, leave a stuck writer behind once its write is counted."""
+        """Once a second: notice a new ring, leave a stuck writer behind once its write is counted, resume when due."""
         if self.caps.attach_ring():
             self.on_new_ring()
         now_s = time.monotonic()
@@ -273,6 +276,20 @@ class Governor:
                 await self.side.replace_writer()
             except DeviceError as error:
                 self.notes["writer"] = str(error)
+
+        await self._resume_if_due()
+
+    async def _resume_if_due(self) -> None:
+        """Take the devices again after the driver had let us go; one that is not back yet is asked again later."""
+        now_s = self.clock.monotonic_s()
+        if self._resume_at_s is None or now_s < self._resume_at_s:
+            return
+        try:
+            await self.resume()
+            self.notes.pop("driver", None)
+        except DeviceError as error:
+            self._resume_at_s = now_s + self.config.driver.retry_s
+            self.notes["driver"] = str(error)
 
     async def _wait(self, seconds: float) -> None:
         """Sleep, unless woken."""

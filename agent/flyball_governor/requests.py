@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from flyball_fast.errors import DeviceError
 from flyball_governor.control_socket import Answer
 from flyball_governor.governor import Governor
 from flyball_governor.lease_keeper import LeaseReceived, ReleaseReceived
@@ -61,6 +62,8 @@ class Requests:
             self.refused_total += 1
             log.warning("%s refused: %s", request.action, error)
             raise
+        except DeviceError as error:
+            raise WireError(f"{request.action}: {error}") from None
 
     async def _hello(self, request: Request) -> Answer:
         identity, descriptors = self.governor.identity, []
