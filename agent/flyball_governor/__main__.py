@@ -23,7 +23,7 @@ from flyball_governor.service import serve
 from flyball_wire.codec import to_plain
 from flyball_wire.config import print_config
 from flyball_wire.errors import EXIT_CONFIG, ConfigError, FlyballError
-from flyball_wire.local_socket import GateReply, ReportReply, StatusReply
+from flyball_wire.local_socket import GateReply, StatusReply
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,14 +114,14 @@ def status(config: GovernorConfig, options: argparse.Namespace) -> int:
 
 def quiesce(config: GovernorConfig, options: argparse.Namespace) -> int:  # noqa: ARG001
     """Have the governor let go of every device descriptor."""
-    ask.ask(Path(config.socket.path), "quiesce", ReportReply)
+    ask.ask(Path(config.socket.path), "quiesce", GateReply)
     sys.stdout.write("quiesced: the gate is shut and no device is held\n")
     return 0
 
 
 def resume(config: GovernorConfig, options: argparse.Namespace) -> int:  # noqa: ARG001
     """Have the governor take the devices again."""
-    ask.ask(Path(config.socket.path), "resume", ReportReply)
+    ask.ask(Path(config.socket.path), "resume", GateReply)
     sys.stdout.write("resumed: the gate opens once caps are read back\n")
     return 0
 

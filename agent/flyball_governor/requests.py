@@ -116,18 +116,20 @@ class Requests:
         return await self._report(request)
 
     async def _lower(self, request: Request) -> Answer:
+        await self._report(request)  # refused before it changes anything where there is no report yet
         await self.governor.lower(request.limit_milliwatts)
         return await self._report(request)
 
     async def _quiesce(self, request: Request) -> Answer:
         await self.governor.quiesce("quiesced by an operator")
-        return await self._report(request)
+        return await self._gate(request)
 
     async def _resume(self, request: Request) -> Answer:
         await self.governor.resume()
-        return await self._report(request)
+        return await self._gate(request)
 
     async def _command(self, request: Request) -> Answer:
+        await self._report(request)  # refused before it changes anything where there is no report yet
         command, _ = self._open(Command, request.body)
         self._check_order(command)
         match command.action:
