@@ -269,6 +269,9 @@ class Governor:
         """Once a second: notice a new ring, leave a stuck writer behind once its write is counted, resume when due."""
         if self.caps.attach_ring():
             self.on_new_ring()
+        wanted = self.seat.state.is_gate_open and self.seat.journal_error is None
+        if wanted != self.gate.is_open:  # the file could not be written, or the disk held the opening back
+            self.handle_gate(is_open=wanted, reason=self.seat.state.phase if wanted else self.gate.reason)
         now_s = time.monotonic()
         if any(now_s - write.since_monotonic_s > STUCK_WRITER_S for write in self.side.pending_writes()):
             await self._tell_bound()

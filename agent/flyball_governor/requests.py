@@ -250,6 +250,9 @@ def notes_of(governor: Governor) -> tuple[str, ...]:
     ]
     error = governor.side.health().error
     notes += [error] if error else []
+    limit_w, least_w = governor.config.host_limit_w, seat.state.facts.minimum_milliwatts / 1000
+    if limit_w is not None and limit_w < least_w:
+        notes.append(f"host_limit_w {limit_w:g} W is below the devices' minima of {least_w:g} W: the minima hold")
     if not caps.is_enforcing and caps.targets:
         notes.append("observe: would set " + " ".join(f"{cap / 1000:.0f}" for cap in caps.targets) + " W")
     return tuple(note[:512] for note in [*notes, *seat.notes][:MAX_NOTES])
