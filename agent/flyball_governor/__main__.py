@@ -76,7 +76,8 @@ def run(config: GovernorConfig, options: argparse.Namespace) -> int:  # noqa: AR
     lock = lock_state_folder(folder)
     try:
         identity = load_identity(config.host_id, folder)
-        return asyncio.run(serve(config, identity, make_device_side(config)))
+        side = make_device_side(config)
+        return asyncio.run(serve(config, identity, side, side))
     finally:
         os.close(lock)
 
@@ -128,10 +129,10 @@ def resume(config: GovernorConfig, options: argparse.Namespace) -> int:  # noqa:
 
 def probe(config: GovernorConfig, options: argparse.Namespace) -> int:
     """Say of each GPU and field whether it is supported, how often it changes, what a read costs, the rate chosen."""
-    from flyball_governor.probe import probe_all, probe_lines  # noqa: PLC0415 - kept out of a governor's memory
+    from flyball_governor.probe_report import probe_devices, probe_lines  # noqa: PLC0415 - costs a governor memory
 
     try:
-        record = probe_all(config.driver.library or None, config.sampling)
+        record = probe_devices(config.driver.library or None, config.sweep_plan)
     except DeviceError as error:
         raise Unavailable(f"no device to probe: {error}") from None
     if options.json:

@@ -17,6 +17,7 @@ _SEVERITY: Final = {
     "stalled": "critical",
     "recovered": "info",
     "sampler_budget": "info",
+    "excursion": "critical",
 }
 
 

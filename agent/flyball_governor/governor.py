@@ -16,7 +16,7 @@ from flyball_fast.errors import DeviceError
 from flyball_governor.bound import DeviceFacts
 from flyball_governor.cap_book import CapRecord
 from flyball_governor.config import GovernorConfig
-from flyball_governor.device import DeviceSide
+from flyball_governor.device import DeviceSide, PowerWatch
 from flyball_governor.gate import Gate
 from flyball_governor.host_caps import Clock, HostCaps
 from flyball_governor.identity import Identity
@@ -55,7 +55,12 @@ class Governor:
     """
 
     def __init__(
-        self, config: GovernorConfig, identity: Identity, side: DeviceSide, clock: Clock | None = None
+        self,
+        config: GovernorConfig,
+        identity: Identity,
+        side: DeviceSide,
+        clock: Clock | None = None,
+        watch: PowerWatch | None = None,
     ) -> None:
         self.config = config
         self.identity = identity
@@ -63,7 +68,7 @@ class Governor:
         self.clock = clock or Clock()
         folder = Path(config.state_dir)
         self.gate = Gate(folder / "gate")
-        self.caps = HostCaps(config, side, PriorLimits(StateFile(folder / "prior_limits")), self.clock)
+        self.caps = HostCaps(config, side, PriorLimits(StateFile(folder / "prior_limits")), self.clock, watch)
         self.seat = LeaseSeat(identity, self._settings(), StateFile(folder / "lease"), self, self.clock.boot_ms)
         self.publish: Callable[[Reply], None] = _publish_nowhere
         self.on_new_ring: Callable[[], None] = lambda: None
