@@ -271,7 +271,10 @@ class Governor:
             self.publish(DeviceEvent(0, self.clock.unix_s(), "foreign_cap", "warning", record.gpu, fields))
 
     async def _keep_house(self) -> None:
-        """Once a second: notice a new ring, leave a stuck writer behind once its write is counted, resume when due."""
+        """Once a second: notice a new ring, leave a stuck writer behind once its write is counted, resume when due.
+
+        The watch on power follows caps within that second too: later than a lowering, so that it settles first.
+        """
         if self.caps.attach_ring():
             self.on_new_ring()
         wanted = self.seat.state.is_gate_open and self.seat.journal_error is None
@@ -284,7 +287,7 @@ class Governor:
                 await self.side.replace_writer()
             except DeviceError as error:
                 self.notes["writer"] = str(error)
-
+        self.caps.watch_power(self.seat.budget_milliwatts)
         await self._resume_if_due()
 
     async def _resume_if_due(self) -> None:

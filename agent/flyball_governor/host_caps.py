@@ -165,12 +165,11 @@ class HostCaps:
         written = self.targets != self.book.limits()
         if written:
             written = await self.writer.move(self.targets, budget_milliwatts, self._peaks)
-        self._watch_power(budget_milliwatts)
         return written
 
-    def _watch_power(self, budget_milliwatts: int) -> None:
-        """Have power above what caps and budget allow now told as an excursion."""
-        if self.watch is None:
+    def watch_power(self, budget_milliwatts: int) -> None:
+        """Have power above what caps and budget allow now told as an excursion; lowered caps count once settled."""
+        if self.watch is None or not self.is_enforcing:
             return
         exposures = self.book.exposures(self.side.pending_writes())
         watched = (max(budget_milliwatts, sum(exposures)), exposures)
