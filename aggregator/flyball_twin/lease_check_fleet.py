@@ -211,7 +211,7 @@ class FleetRun:
                     del self.alarm_since[host.name]
                     self._current.tell(ConflictCleared(host.name, "operator", host.settings.gpu_uuids))
             if now_s - self.heard_s[at] == SILENT_S:
-                self._current.tell(HostSilent(host.name, host.draw))
+                self._current.tell(HostSilent(host.name, FLOOR))  # a lull, as some meter reads it
 
     def _move_limits(self, now_s: int) -> None:
         rates, chance = self.rates, self.chance

@@ -36,7 +36,7 @@ from flyball_twin.lease_check_rules import Rules
 from flyball_wire.lease import Lease, Report
 
 SETTLE_MS: Final = 900  # within the second that follows a lowering
-DEAD_BAND_MILLIWATTS: Final = 5_000
+DEAD_BAND_MILLIWATTS: Final = 20_000
 
 
 class HostSim:
