@@ -26,6 +26,7 @@ from flyball_aggregator.power.ledger_events import (
     LogAbility,
     LogGrant,
     LogHost,
+    LogMembers,
     OutletLocked,
     OutletUnlockWanted,
     OutOfBandCap,
@@ -42,7 +43,7 @@ from flyball_aggregator.power.ledger_events import (
 )
 from flyball_aggregator.power.ledger_grants import grant, send_release
 from flyball_aggregator.power.ledger_host import Candidate, Grant, HostLedger, forgotten, with_report
-from flyball_aggregator.power.ledger_rows import Row, RowState, headroom_of
+from flyball_aggregator.power.ledger_rows import Row, RowState, headroom_of, room_milliwatts
 from flyball_aggregator.power.ledger_rules import ALL_LEDGER_RULES, LedgerRules
 from flyball_aggregator.power.ledger_site import change_host, change_rows
 from flyball_aggregator.power.ledger_state import LedgerState, Outcome, recounted, with_host
@@ -51,10 +52,10 @@ from flyball_wire.lease import Fence
 __all__ = [
     "ALL_LEDGER_RULES", "Alarm", "Candidate", "ConflictCleared", "Deposed", "EpochStarted", "Grant", "GrantWanted",
     "HostEnrolled", "HostLedger", "HostRemoved", "HostSilent", "LedgerEffect", "LedgerEvent", "LedgerRules",
-    "LedgerSettings", "LedgerState", "LogAbility", "LogGrant", "LogHost", "OutOfBandCap", "Outcome", "OutletLocked",
-    "OutletUnlockWanted", "RefusalReason", "Refused", "ReleaseWanted", "ReportReceived", "Row", "RowLimitChanged",
-    "RowState", "RowsChanged", "SendLease", "SendRelease", "TakeEpoch", "UnlockOutlet", "commitment_milliwatts",
-    "headroom_milliwatts", "restore", "step",
+    "LedgerSettings", "LedgerState", "LogAbility", "LogGrant", "LogHost", "LogMembers", "OutOfBandCap", "Outcome",
+    "OutletLocked", "OutletUnlockWanted", "RefusalReason", "Refused", "ReleaseWanted", "ReportReceived", "Row",
+    "RowLimitChanged", "RowState", "RowsChanged", "SendLease", "SendRelease", "TakeEpoch", "UnlockOutlet",
+    "commitment_milliwatts", "headroom_milliwatts", "largest_grant_milliwatts", "restore", "step",
 ]  # fmt: skip
 
 MAX_EPOCH_JUMP: Final = 1_000_000  # a report further ahead than this many starts is a bug of its host, not a restore
@@ -86,7 +87,7 @@ def step(state: LedgerState, event: LedgerEvent, rules: LedgerRules = ALL_LEDGER
         case LogAbility(can_log=can_log):
             return replace(state, can_log=can_log), ()
         case RowsChanged(rows=rows):
-            return change_rows(state, rows, rules), ()
+            return change_rows(state, rows, rules)
         case ReleaseWanted():
             return send_release(state, state.hosts[event.host])
         case _:
@@ -94,11 +95,24 @@ def step(state: LedgerState, event: LedgerEvent, rules: LedgerRules = ALL_LEDGER
 
 
 def restore(
-    settings: LedgerSettings, epoch: EpochStarted, hosts: Iterable[HostLedger], rules: LedgerRules = ALL_LEDGER_RULES
+    settings: LedgerSettings,
+    epoch: EpochStarted,
+    hosts: Iterable[HostLedger],
+    members: Iterable[tuple[str, tuple[tuple[str, int], ...]]] = (),
+    rules: LedgerRules = ALL_LEDGER_RULES,
 ) -> LedgerState:
-    """Return the state of a leader that begins from its store."""
+    """Return the state of a leader that begins from its store: enrol the site's hosts and declare its rows next.
+
+    Args:
+        settings: Lease life.
+        epoch: The durable new epoch.
+        hosts: As last logged, with the grants logged after.
+        members: Who counted in which row, as last logged (LogMembers).
+        rules: For the checkers.
+    """
     table = FrozenTable((host.host, recounted(host)) for host in hosts)
-    return _start_epoch(LedgerState(settings=settings, hosts=table), epoch, rules)
+    state = LedgerState(settings=settings, hosts=table, stored_members=FrozenTable(members))
+    return _start_epoch(state, epoch, rules)
 
 
 def commitment_milliwatts(state: LedgerState, host: str) -> int:
@@ -109,6 +123,15 @@ def commitment_milliwatts(state: LedgerState, host: str) -> int:
 def headroom_milliwatts(state: LedgerState, row: str) -> int:
     """Return what is left of a row, at the row; negative while it is in descent."""
     return headroom_of(state.rows[row])
+
+
+def largest_grant_milliwatts(state: LedgerState, host: str) -> int:
+    """Return the most that `GrantWanted` would grant a host now: its commitment and what its rows have left."""
+    known = state.hosts[host]
+    room = known.maximum_milliwatts - known.commitment_milliwatts
+    for name, ppm in state.coefficients.get(host, ()):
+        room = min(room, room_milliwatts(state.rows[name], ppm))
+    return known.commitment_milliwatts + max(0, room)
 
 
 def _report(state: LedgerState, event: ReportReceived, rules: LedgerRules) -> Outcome:
