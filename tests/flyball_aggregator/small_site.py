@@ -269,4 +269,3 @@ def plain_host(name: str, element: str, key: SigningKey) -> Host:
         report_key_id=key.key_id,
         report_public_key=key.public_bytes.hex(),
     )
-
