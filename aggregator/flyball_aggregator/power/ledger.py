@@ -42,7 +42,7 @@ from flyball_aggregator.power.ledger_events import (
 )
 from flyball_aggregator.power.ledger_grants import grant, send_release
 from flyball_aggregator.power.ledger_host import Candidate, Grant, HostLedger, forgotten, with_report
-from flyball_aggregator.power.ledger_rows import Row, RowState, headroom_of
+from flyball_aggregator.power.ledger_rows import Row, RowState, headroom_of, room_milliwatts
 from flyball_aggregator.power.ledger_rules import ALL_LEDGER_RULES, LedgerRules
 from flyball_aggregator.power.ledger_site import change_host, change_rows
 from flyball_aggregator.power.ledger_state import LedgerState, Outcome, recounted, with_host
@@ -54,7 +54,7 @@ __all__ = [
     "LedgerSettings", "LedgerState", "LogAbility", "LogGrant", "LogHost", "OutOfBandCap", "Outcome", "OutletLocked",
     "OutletUnlockWanted", "RefusalReason", "Refused", "ReleaseWanted", "ReportReceived", "Row", "RowLimitChanged",
     "RowState", "RowsChanged", "SendLease", "SendRelease", "TakeEpoch", "UnlockOutlet", "commitment_milliwatts",
-    "headroom_milliwatts", "restore", "step",
+    "headroom_milliwatts", "largest_grant_milliwatts", "restore", "step",
 ]  # fmt: skip
 
 MAX_EPOCH_JUMP: Final = 1_000_000  # a report further ahead than this many starts is a bug of its host, not a restore
@@ -109,6 +109,15 @@ def commitment_milliwatts(state: LedgerState, host: str) -> int:
 def headroom_milliwatts(state: LedgerState, row: str) -> int:
     """Return what is left of a row, at the row; negative while it is in descent."""
     return headroom_of(state.rows[row])
+
+
+def largest_grant_milliwatts(state: LedgerState, host: str) -> int:
+    """Return the most that `GrantWanted` would grant a host now: its commitment and what its rows have left."""
+    known = state.hosts[host]
+    room = known.maximum_milliwatts - known.commitment_milliwatts
+    for name, ppm in state.coefficients.get(host, ()):
+        room = min(room, room_milliwatts(state.rows[name], ppm))
+    return known.commitment_milliwatts + max(0, room)
 
 
 def _report(state: LedgerState, event: ReportReceived, rules: LedgerRules) -> Outcome:

@@ -75,7 +75,7 @@ def _is_due(state: LedgerState, host: HostLedger, wanted: int, now_ms: int) -> b
 def _log_and_send(state: LedgerState, host: HostLedger, wanted: int, event: GrantWanted, rules: LedgerRules) -> Outcome:
     fence = Fence(state.epoch, state.seq + 1)
     sent = replace(host, sent_milliwatts=wanted, sent_ms=event.now_ms, sent_stamp_ms=host.stamp_ms)
-    granted = with_grant(sent, fence, wanted) if rules.logs_before_send else sent
+    granted = with_grant(sent, fence, wanted)
     rise = counted_milliwatts(granted) - host.commitment_milliwatts
     row = full_row(state.rows, state.coefficients.get(host.host, ()), rise) if rise > 0 else None
     if row is not None:

@@ -41,6 +41,13 @@ def headroom_of(row: RowState) -> int:
     return row.limit_milliwatts - row.constant_milliwatts - -(-row.committed_ppm // PPM)
 
 
+def room_milliwatts(row: RowState, ppm: int) -> int:
+    """Return by how much a host with this coefficient may rise in a row, rounded down; negative in descent."""
+    if ppm <= 0:
+        return row.limit_milliwatts
+    return ((row.limit_milliwatts - row.constant_milliwatts) * PPM - row.committed_ppm) // ppm
+
+
 def with_change(
     rows: FrozenTable[RowState], shares: Iterable[tuple[str, int]], delta_milliwatts: int
 ) -> FrozenTable[RowState]:
