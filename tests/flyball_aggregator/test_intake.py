@@ -90,7 +90,7 @@ def test_forged_and_borrowed_reports_never_reach_the_ledger(small: SmallSite) ->
     small.intake.take(topic, real.report(5.0), 5.0)
     small.intake.take(topic, small.hosts["host-1"].report(5.0), 5.0)
     small.intake.take("flyball/v1/demo/host/host-1/ack", envelope, 5.0)
-    small.intake.take(topic, envelope[:-1] + b"\x00", 5.0)
+    small.intake.take(topic, envelope[:-1] + bytes([envelope[-1] ^ 1]), 5.0)
 
     assert small.loop.parts.desk.state is before
     assert small.intake.refused["ack"] == 4
