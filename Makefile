@@ -20,9 +20,9 @@ test: setup
 lint: setup
 	$(BIN)/ruff check $(PYTHONS)
 	$(BIN)/ruff format --check $(PYTHONS)
-	$(BIN)/mypy $(PYTHONS)
+	$(BIN)/mypy agent aggregator ext tests
 	$(BIN)/lint-imports
-	$(BIN)/cython-lint --max-line-length 120 ext
+	PATH=$(CURDIR)/$(BIN):$$PATH cython-lint --max-line-length 120 ext
 
 format: setup
 	$(BIN)/ruff check --fix $(PYTHONS)

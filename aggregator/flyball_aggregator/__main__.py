@@ -37,10 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
         program = build_program(config, site, key, version("flyball"))
         asyncio.run(run_program(program))
     except ConfigError as error:
-        LOG.error("%s", error)  # noqa: TRY400 (a person reads this; the trace says nothing more)
+        LOG.error("%s", error)
         return EXIT_CONFIG
     except LedgerStoreError as error:
-        LOG.error("leadership is lost: %s", error)  # noqa: TRY400 (same)
+        LOG.error("leadership is lost: %s", error)
         return EXIT_DEPOSED
     return 0
 

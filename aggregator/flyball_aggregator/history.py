@@ -74,4 +74,4 @@ class History:
                 self._store.prune(time.time())
         except sqlite3.Error as error:
             self.failures += 1
-            LOG.error("history: %s", error)  # noqa: TRY400 (the trace says nothing more)
+            LOG.error("history: %s", error)

@@ -24,6 +24,7 @@ def status_of(loop: PowerLoop, intake: Intake, session: BrokerSession, version: 
         "broker_connected": session.is_connected,
         "broker_error": session.last_error,
         "leases_sent": loop.leases_sent,
+        "leases_acked": desk.leases_acked,
         "grants_refused": dict(desk.refused),
         "messages": dict(intake.received),
         "messages_refused": dict(intake.refused),

@@ -9,7 +9,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Protocol, TypeVar, cast
 
@@ -76,9 +76,21 @@ def decode(kind: type[M], payload: bytes) -> M:
     fields = unpack_map(kind.KIND, payload, kind.MAX_BYTES)
     if fields.get("kind") != kind.KIND:
         raise WireError(f"{kind.KIND}: kind is {_shown(fields.get('kind'))}")
-    if fields.get("v") != kind.VERSION:
-        raise WireError(f"{kind.KIND}: version is {_shown(fields.get('v'))}, expected {kind.VERSION}")
-    return cast("M", _reader_of(kind)(kind.KIND, fields))
+    return cast("M", _from_fields(kind, fields, len(payload)))
+
+
+def decode_any(what: str, kinds: Mapping[str, type[Any]], payload: bytes, max_bytes: int) -> Any:
+    """Return the message in a payload that may be any of several kinds, by its `kind`.
+
+    Raises:
+        WireError: as `decode`, or of a kind that is none of these.
+    """
+    fields = unpack_map(what, payload, max_bytes)
+    name = fields.get("kind")
+    kind = kinds.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise WireError(f"{what}: kind is {_shown(name)}, expected one of {tuple(kinds)}")
+    return _from_fields(kind, fields, len(payload))
 
 
 def unpack_map(what: str, payload: bytes, max_bytes: int) -> dict[str, Any]:
@@ -96,6 +108,15 @@ def unpack_map(what: str, payload: bytes, max_bytes: int) -> dict[str, Any]:
     if not isinstance(plain, dict) or not all(isinstance(key, str) for key in plain):
         raise WireError(f"{what}: expected a map with text keys")
     return plain
+
+
+def _from_fields(kind: type[Any], fields: dict[str, Any], size: int) -> Any:
+    version = fields.get("v")
+    if type(version) is not int or version != kind.VERSION:
+        raise WireError(f"{kind.KIND}: version is {_shown(version)}, expected {kind.VERSION}")
+    if size > kind.MAX_BYTES:
+        raise WireError(f"{kind.KIND}: {size} bytes, expected at most {kind.MAX_BYTES}")
+    return _reader_of(kind)(kind.KIND, fields)
 
 
 def to_plain(value: object) -> Any:
@@ -231,9 +252,12 @@ def _read_int(where: str, plain: Any) -> int:
 
 
 def _read_float(where: str, plain: Any) -> float:
-    if not isinstance(plain, int | float) or isinstance(plain, bool) or not math.isfinite(plain):
-        raise WireError(f"{where}: {_shown(plain)}, expected a finite number")
-    return float(plain)
+    try:
+        if isinstance(plain, int | float) and not isinstance(plain, bool) and math.isfinite(plain):
+            return float(plain)
+    except OverflowError:  # JSON and TOML carry whole numbers of any size
+        pass
+    raise WireError(f"{where}: {_shown(plain)}, expected a finite number")
 
 
 def _read_bool(where: str, plain: Any) -> bool:
@@ -245,6 +269,8 @@ def _read_bool(where: str, plain: Any) -> bool:
 def _read_text(where: str, plain: Any) -> str:
     if not isinstance(plain, str) or len(plain) > MAX_TEXT_BYTES:
         raise WireError(f"{where}: {_shown(plain)}, expected text of at most {MAX_TEXT_BYTES} characters")
+    if not plain.isascii() and any("\ud800" <= letter <= "\udfff" for letter in plain):
+        raise WireError(f"{where}: {ascii(plain)[:60]}, expected text that UTF-8 can carry")
     return plain
 
 

@@ -5,6 +5,7 @@ The environment variable of key `power.limit_w` of the agent is FLYBALL_AGENT__P
 """
 
 import dataclasses
+import json
 import tomllib
 import types
 import typing
@@ -56,7 +57,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {len(raw)} bytes, expected at most {MAX_FILE_BYTES}")
     try:
         return tomllib.loads(raw.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # tomllib's own, not UTF-8, a number too long, nested too deep
         raise ConfigError(f"{path}: not TOML: {error}") from None
 
 
@@ -84,6 +85,8 @@ def _place(kind: type[Any], plain: dict[str, Any], name: str, text: str) -> None
         elif dataclasses.is_dataclass(inner):
             kind = cast("type[Any]", inner)
             table = table.setdefault(key, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"environment variable {name}: {'.'.join(keys[: depth + 1])} is no table in the file")
         else:
             raise ConfigError(f"environment variable {name}: key {'.'.join(keys[: depth + 1])!r} is not a table")
 
@@ -93,8 +96,10 @@ def _read_text(name: str, hint: Any, text: str) -> object:
         return text
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        raise ConfigError(f"environment variable {name}: {text!r}, expected a {_type_name(hint)} as in TOML") from None
+    except (ValueError, RecursionError):
+        raise ConfigError(
+            f"environment variable {name}: {text[:80]!r}, expected a {_type_name(hint)} as in TOML"
+        ) from None
 
 
 def _refuse_unknown(kind: type[Any], plain: Mapping[str, Any], source: str, where: str) -> None:
@@ -156,5 +161,5 @@ def _toml_value(value: object) -> str:
         return (
             "{ " + ", ".join(f"{key} = {_toml_value(item)}" for key, item in value.items() if item is not None) + " }"
         )
-    text = str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{text}"'
+    # A JSON string is a TOML basic string, but for DEL.
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

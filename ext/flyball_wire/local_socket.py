@@ -6,9 +6,9 @@ The agent asks, the governor answers each request with the same `request_id`, in
 
 import struct
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal, get_args
 
-from flyball_wire.codec import Length
+from flyball_wire.codec import Length, decode_any
 from flyball_wire.errors import WireError
 from flyball_wire.lease import Count, HostId, HostMode, Incarnation
 from flyball_wire.messages import MAX_GPUS, GpuInventory, ShortText
@@ -131,6 +131,17 @@ class ErrorReply:
 
 
 Reply = HelloReply | ReportReply | StatusReply | GateReply | DeviceEvent | ErrorReply
+_REPLIES: Final = {kind.KIND: kind for kind in get_args(Reply)}
+
+
+def decode_reply(payload: bytes) -> Reply:
+    """Return whichever reply or event a frame of the governor holds.
+
+    Raises:
+        WireError: malformed, or none of the replies.
+    """
+    reply: Reply = decode_any("reply", _REPLIES, payload, MAX_FRAME_BYTES)
+    return reply
 
 
 def frame(payload: bytes) -> bytes:
@@ -148,8 +159,10 @@ def frame_length(header: bytes) -> int:
     """Return the payload length that a 4-byte header announces.
 
     Raises:
-        WireError: zero, or larger than a frame may be.
+        WireError: not 4 bytes, zero, or larger than a frame may be.
     """
+    if len(header) != _LENGTH.size:
+        raise WireError(f"frame header of {len(header)} bytes, expected {_LENGTH.size}")
     (length,) = _LENGTH.unpack(header)
     if not 0 < length <= MAX_FRAME_BYTES:
         raise WireError(f"frame of {length} bytes, expected 1 to {MAX_FRAME_BYTES}")

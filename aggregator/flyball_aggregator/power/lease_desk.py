@@ -71,6 +71,7 @@ class LeaseDesk:
         self.refusals: dict[str, ledger.Refused] = {}  # the newest of each host
         self.forged = 0
         self.repeated = 0  # reports that said nothing new, passed over unread
+        self.leases_acked = 0  # reports that fenced a newer lease than any before
         self.state = LedgerState(settings=ledger_settings(site))
         self._site = site
         self._log = log
@@ -118,7 +119,9 @@ class LeaseDesk:
         if report.host != host:
             raise WireError(f"report of {report.host!r} on the topic of {host!r}")
         self._said[host] = said or {}
+        known = self.state.hosts.get(host)
         self._step(ledger.ReportReceived(report, is_authenticated=True))
+        self.leases_acked += known is not None and report.fence > known.fence
         return report
 
     def set_limit(self, row: Row, limit_w: float, constant_w: float) -> None:
