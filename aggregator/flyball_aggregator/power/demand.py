@@ -92,7 +92,7 @@ def _host_demand_w(means: Floats, peaks: Floats, measured: Measured) -> Floats:
     """Return (hosts,) sums over GPUs of the held envelope with headroom; NaN for a host with nothing known."""
     held_w = np.fmax.reduce(means, axis=0)
     recurring_w = _recurring(peaks)
-    envelope_w = np.fmax(held_w, np.fmin(recurring_w, measured.maximum_w))
+    envelope_w = np.fmax(held_w, np.minimum(recurring_w, measured.maximum_w))
     wanted_w = envelope_w + np.maximum(HEADROOM_RATIO * envelope_w, HEADROOM_W)
     bounded_w = np.clip(wanted_w, measured.minimum_w, measured.maximum_w)
     exists = np.isfinite(measured.maximum_w)

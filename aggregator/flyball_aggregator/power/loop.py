@@ -19,7 +19,7 @@ from flyball_aggregator.fleet import Fleet
 from flyball_aggregator.power.decide import RULE, Decision, HostColumns, RowColumns, decide, decide_safe_shares
 from flyball_aggregator.power.demand import Measured, start_demand, step_demand
 from flyball_aggregator.power.journal import hash_input, pack_input
-from flyball_aggregator.power.lease_desk import LeaseDesk, Outgoing, whole_watts
+from flyball_aggregator.power.lease_desk import TURNS, LeaseDesk, Outgoing, whole_watts
 from flyball_aggregator.power.ledger_store import StoreFullError
 from flyball_aggregator.power.limits import LimitBook
 from flyball_aggregator.power.policy import build_policy
@@ -88,7 +88,8 @@ class PowerLoop:
             self.parts.fleet.record_of(host)
             raise WireError(f"report of {host!r}: the site lists no such host")
         report = self.parts.desk.take_report(host, envelope)
-        self.parts.fleet.take_report(report, now_s)
+        if report is not None:
+            self.parts.fleet.take_report(report, now_s)
 
     async def run(self, stop: asyncio.Event, period_s: float) -> None:
         """Tick until told to stop; a late tick is not made up for."""
@@ -210,7 +211,8 @@ class PowerLoop:
         for index in np.flatnonzero(order < 0):
             host = desk.host(names[index])
             is_ours = not standing.reasons[index] or standing.is_kept[index]
-            is_renewed = is_ours and lease[index] >= 0 and desk.is_due(host, now_s)
+            is_turn = (self.ticks + index) % TURNS == 0
+            is_renewed = is_ours and lease[index] >= 0 and desk.is_due(host, now_s, is_turn=is_turn)
             if is_renewed or standing.is_probed[index]:
                 least = int(standing.minimum_milliwatts[index])
                 desk.want(names[index], max(int(lease[index]), least), int(safe[index]), now_s)
