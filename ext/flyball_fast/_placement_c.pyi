@@ -1,0 +1,1 @@
+from flyball_fast._placement_py import Scorer as Scorer
