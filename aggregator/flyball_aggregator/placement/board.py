@@ -116,16 +116,21 @@ class Board:
 
     def _claim(self, request: int, host: int, gpu: int) -> Claim:
         cpu, memory, gpus, milli, gpu_memory = self._shapes[request]
-        chosen = (gpu,) if gpu >= 0 else lowest_gpus(self.fleet, host, gpus, milli, gpu_memory)
+        chosen = (gpu,) if gpu >= 0 else choose_gpus(self.fleet, host, gpus, milli, gpu_memory)
         return Claim(host, chosen, milli, cpu, memory, gpu_memory)
 
 
-def lowest_gpus(fleet: Fleet, host: int, gpus: int, milli: int, gpu_memory_mib: int) -> tuple[int, ...]:
-    """Return the lowest GPUs of a host that have this much left."""
+def choose_gpus(fleet: Fleet, host: int, gpus: int, milli: int, gpu_memory_mib: int) -> tuple[int, ...]:
+    """Return GPUs of a host that have this much left: of the fullest NUMA zone that holds them all, else the lowest."""
     left, memory = fleet.gpu_left[host].tolist(), fleet.gpu_memory_left[host].tolist()
     count = int(fleet.gpu_count[host])
-    fit = (gpu for gpu in range(count) if left[gpu] >= milli and memory[gpu] >= gpu_memory_mib)
-    return tuple(gpu for gpu, _ in zip(fit, range(gpus), strict=False))
+    fit = [gpu for gpu in range(count) if left[gpu] >= milli and memory[gpu] >= gpu_memory_mib]
+    zones: dict[int, list[int]] = {}
+    for gpu, zone in zip(range(count), fleet.numa[host].tolist(), strict=False):
+        if gpu in fit and zone >= 0:
+            zones.setdefault(zone, []).append(gpu)
+    whole = [part for part in zones.values() if len(part) >= gpus]
+    return tuple(min(whole, key=len)[:gpus] if whole else fit[:gpus])
 
 
 def model_flags(fleet: Fleet, models: Sequence[str]) -> list[int]:

@@ -142,6 +142,16 @@ class Fleet:
         kept = {name: getattr(self, name) for name in self.__slots__ if name not in changed}
         return Fleet(**{**kept, **changed, "blocked_by": dict(self.blocked_by)})
 
+    def has(self, claim: Claim) -> bool:
+        """Return True where the claim could be taken now."""
+        host, gpus = claim.host, list(claim.gpus)
+        return bool(
+            (self.gpu_left[host, gpus] >= claim.gpu_milli).all()
+            and (self.gpu_memory_left[host, gpus] >= claim.gpu_memory_mib).all()
+            and self.cpu_left[host] >= claim.cpu_milli
+            and self.memory_left[host] >= claim.memory_mib
+        )
+
     def take(self, claim: Claim) -> None:
         """Take the claim off the columns.
 
@@ -167,11 +177,9 @@ class Fleet:
         host, gpus = claim.host, list(claim.gpus)
         if len(set(gpus)) != len(gpus) or (gpus and max(gpus) >= self.gpu_count[host]):
             raise FleetError(f"host {self.names[host]}: GPUs {gpus}, expected distinct ones below its count")
-        short = (self.gpu_left[host, gpus] < claim.gpu_milli).any()
-        if short or (self.gpu_memory_left[host, gpus] < claim.gpu_memory_mib).any():
-            raise FleetError(f"host {self.names[host]}: GPUs {gpus} have less left than {claim.gpu_milli} milli")
-        if self.cpu_left[host] < claim.cpu_milli or self.memory_left[host] < claim.memory_mib:
-            raise FleetError(f"host {self.names[host]}: CPU or memory short of the claim")
+        if not self.has(claim):
+            ask = f"{claim.gpu_milli} milli of GPUs {gpus}, {claim.cpu_milli} CPU milli, {claim.memory_mib} MiB"
+            raise FleetError(f"host {self.names[host]} has less left than {ask}")
 
     def _add(self, claim: Claim, sign: int) -> None:
         host = claim.host
