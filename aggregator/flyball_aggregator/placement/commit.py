@@ -2,6 +2,8 @@
 
 Pure: `step` methods take messages and the time, write to the store before anything is sent, and return what to send.
 A message names (job, attempt, epoch); hosts answer a repeat with the same answer, so a restart may send all again.
+A host refuses to prepare an attempt at or below the last one of that job it was told to stop or abort: such an order
+was overtaken on its way. Attempt numbers therefore rise over restarts.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -148,7 +150,7 @@ class Committer:
         return self._attempts
 
     def recover(self, now_s: float) -> Output:
-        """Load what the last aggregator left: attempts that never reached STARTING are rolled back, the rest goes on."""
+        """Load what the last aggregator left: attempts that never reached STARTING are rolled back, others go on."""
         out = Output()
         for known in self._store.load():
             taken = replace(known, epoch=self._epoch, since_s=now_s, answered=frozenset())
@@ -178,7 +180,7 @@ class Committer:
             raise CommitError(f"job {job_id}: attempt {known.attempt} is {known.stage}, expected it to be over")
         out = Output()
         if known is None:
-            frozen = tuple(tuple(wave) for wave in waves)
+            frozen = tuple(tuple(dict.fromkeys(wave)) for wave in waves)
             known = Attempt(job_id, attempt, self._epoch, Stage.PREPARING, now_s, frozen, dict(seats))
             self._save(known)
             self._send(known, now_s, out)

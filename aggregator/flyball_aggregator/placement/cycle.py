@@ -172,7 +172,7 @@ def _saturation(engine: Engine, name: str, fair: dict[str, float]) -> tuple[floa
 
 
 def _start(engine: Engine, work: Work) -> Start:
-    work.phase, work.attempt = Phase.RESERVED, work.attempt + 1
+    work.phase, work.attempt = Phase.RESERVED, max(work.attempt, engine.first_attempt) + 1
     work.score = engine.topology.score([seat.held.claim.host for seat in work.seats])
     return Start(work.job.id, work.attempt, tuple(work.seats))
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from flyball_aggregator.placement.board import Board, Floats
 from flyball_aggregator.placement.errors import RequestError
-from flyball_aggregator.placement.gangs import Planner, Seat
+from flyball_aggregator.placement.gangs import Planner, Seat, charged_until
 from flyball_aggregator.placement.jobs import Group, Job
 from flyball_aggregator.placement.needs import Terms
 from flyball_aggregator.placement.overlay import Overlay
@@ -25,6 +25,7 @@ from flyball_aggregator.placement.work import FINAL, Phase, Work
 from flyball_fast.placement import POLICIES
 
 ALPHA_MAX = 0.1  # weight of the power term, per 100 W, when a row is nearly full
+ATTEMPTS_PER_EPOCH = 1_000_000  # attempt numbers rise over restarts without being stored: the epoch leads them
 FAILED_HOST_S = 600.0  # how long a host that failed a start is the last choice
 FAILED_PENALTY = 1.0  # in units of best fit: more than any other tie
 
@@ -73,6 +74,8 @@ class Engine:
         tree: QueueTree,
         topology: Topology,
         settings: EngineSettings | None = None,
+        *,
+        epoch: int = 0,
     ) -> None:
         self.board, self.rows, self.tree, self.topology = board, rows, tree, topology
         self.settings = settings or EngineSettings()
@@ -85,6 +88,7 @@ class Engine:
         self.nominated: dict[str, tuple[tuple[Seat, ...], float]] = {}
         self.disrupted_at_s: list[float] = []
         self.hopeless: dict[tuple[object, ...], tuple[int, Refusal]] = {}
+        self.first_attempt = epoch * ATTEMPTS_PER_EPOCH
         self.freed = 0
         self.plans_made = 0
         self.penalty: Floats = np.zeros(len(board.fleet))
@@ -259,6 +263,7 @@ class Engine:
         """Charge a job's queues for what it was given."""
         self.tree.take(work.job.queue, amount, is_firm=not work.job.is_preemptible)
         work.charged += amount
+        work.deadline_s = min((seat.held_until_s for seat in work.seats), default=inf) - STOP_GRACE_S
         work.blocked = None
 
     def drop_hold(self, owner: str) -> None:
@@ -276,7 +281,7 @@ class Engine:
         seats, until_s = self.nominated[work.job.id]
         missing: list[Seat] = []
         for seat in seats:
-            taken = self._reseat(seat, now_s, now_s + work.job.max_runtime_s + STOP_GRACE_S)
+            taken = self._reseat(seat, now_s, charged_until(work.job, until_s))
             if taken is None:
                 missing.append(seat)
             else:
@@ -299,7 +304,7 @@ class Engine:
         charge = replace(seat.charge, end_s=end_s)
         if not fleet.ready[claim.host] or not fleet.has(claim) or self.rows.refusal(charge, now_s) is not None:
             return None
-        return replace(seat, held=self.overlay.take(claim, charge))
+        return replace(seat, held=self.overlay.take(claim, charge), charge=charge)
 
     def _forget(self, work: Work) -> None:
         self.unnominate(work)

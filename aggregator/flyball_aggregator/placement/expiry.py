@@ -1,6 +1,7 @@
 """What time alone ends: runs, waits, idle GPUs, broken gangs and places kept for somebody."""
 
 from flyball_aggregator.placement.engine import Engine
+from flyball_aggregator.placement.rows import STOP_GRACE_S
 from flyball_aggregator.placement.work import Decision, Phase, Settled, Stop, Work
 
 LATE_S = 60.0  # a planned start this late is planned anew
@@ -15,6 +16,10 @@ def settle(engine: Engine, now_s: float) -> list[Decision]:
             decisions.append(Settled(work.job.id, Phase.EXCEEDED_MAX_QUEUED, "waited longer than it may"))
         elif work.phase is Phase.RUNNING:
             decisions += _running(engine, work, now_s)
+    for work in engine.works.values():
+        if now_s >= work.deadline_s + STOP_GRACE_S:
+            for seat in work.seats:
+                engine.rows.overrun(seat.held.key, now_s)
     for owner, hold in list(engine.holds.items()):
         if hold.until_s + LATE_S * hold.is_backfilled <= now_s:
             engine.drop_hold(owner)
@@ -23,7 +28,7 @@ def settle(engine: Engine, now_s: float) -> list[Decision]:
 
 def _running(engine: Engine, work: Work, now_s: float) -> list[Decision]:
     job = work.job
-    if now_s - work.started_at_s >= job.max_runtime_s:
+    if now_s - work.started_at_s >= job.max_runtime_s or now_s >= work.deadline_s:
         return [_stop(engine, work, "ran its full time", Phase.EXCEEDED_MAX_RUNTIME)]
     if work.broken_since_s is not None and now_s - work.broken_since_s >= job.broken_grace_s:
         return [_stop(engine, work, "gang stayed broken", Phase.QUEUED)]

@@ -22,7 +22,7 @@ from flyball_aggregator.placement.needs import (
 )
 from flyball_aggregator.placement.overlay import Held, Overlay
 from flyball_aggregator.placement.refusals import Refusal, diagnose
-from flyball_aggregator.placement.rows import STOP_GRACE_S, Charge
+from flyball_aggregator.placement.rows import START_ALLOWANCE_S, STOP_GRACE_S, Charge
 from flyball_aggregator.placement.topology import Mask, Topology
 
 TRIES = 32  # domains tried for one plan before it is given up
@@ -38,6 +38,16 @@ class Seat:
     held: Held
     charge: Charge
     cap_w: float | None
+
+    @property
+    def held_until_s(self) -> float:
+        """When its charge stops counting in promised windows."""
+        return self.charge.end_s
+
+
+def charged_until(job: Job, now_s: float) -> float:
+    """Return until when a job reserved now may draw: its run time, and what starting and stopping may take."""
+    return now_s + START_ALLOWANCE_S + job.max_runtime_s + STOP_GRACE_S
 
 
 @dataclass(slots=True)
@@ -56,7 +66,7 @@ class Planner:
         mark = self.overlay.mark()
         for role in job.gang.roles():
             self.needs[role.name] = role_need(role, self.overlay.board.idle_w, self.overlay.board.busy_w, terms)
-        end_s = terms.now_s + job.max_runtime_s + STOP_GRACE_S
+        end_s = charged_until(job, terms.now_s)
         if _Attempt(self, terms, end_s).place(job.gang, terms.allowed):
             return self.seats
         self.overlay.rollback(mark)
@@ -67,7 +77,7 @@ class Planner:
         self.seats, self.tries = [], TRIES
         mark = self.overlay.mark()
         self.needs = {role.name: role_need(role, self.overlay.board.idle_w, self.overlay.board.busy_w, terms)}
-        attempt = _Attempt(self, terms, terms.now_s + job.max_runtime_s + STOP_GRACE_S)
+        attempt = _Attempt(self, terms, charged_until(job, terms.now_s))
         if attempt.fill(role, terms.allowed, replica * role.count, role.count) == role.count:
             return self.seats
         self.overlay.rollback(mark)

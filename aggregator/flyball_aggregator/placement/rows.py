@@ -15,6 +15,7 @@ from flyball_aggregator.placement.errors import RequestError
 
 MILLI = 1000  # milliwatts of a watt
 STALE_S = 30.0  # a measurement older than this counts for nothing
+START_ALLOWANCE_S = 60.0  # from reservation to start
 STOP_GRACE_S = 120.0  # how long a job past its end may still draw
 
 
@@ -48,6 +49,7 @@ class Promise:
     limit_w: float
     capacity_mw: int = 0
     used_mw: int = 0
+    overrun_mw: int = 0  # part of used_mw that belongs to work past its end: it should be gone and is not
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,11 @@ class RowLedger:
         )
         return Charge(lines, end_s)
 
+    @staticmethod
+    def charge_of(lines: Sequence[Sequence[int]], end_s: float) -> Charge:
+        """Return a stored charge: lines of (row, milliwatts, milliwatts at the floor)."""
+        return Charge(tuple((row, add_mw, floor_mw) for row, add_mw, floor_mw in lines), end_s)
+
     def refusal(self, charge: Charge, now_s: float) -> str | None:
         """Return the name of the first row that has no room for the charge, None where all have."""
         for row, add_mw, _ in charge.lines:
@@ -169,6 +176,18 @@ class RowLedger:
         """Put a removed charge back under its old key."""
         self.charges[key] = charge
         self._apply(charge, 1)
+
+    def overrun(self, key: int, now_s: float) -> None:
+        """Count a charge that outlived its end in every window, until it is really gone."""
+        charge = self.charges[key]
+        if charge.end_s > now_s:
+            return
+        late = Charge(charge.lines, inf)
+        for part in self.promises.values():
+            row = self.names.index(part.row)
+            part.overrun_mw += _floor_in(late, row, part) - _floor_in(charge, row, part)
+        self.remove(key)
+        self.restore(key, late)
 
     def promise(self, promise: Promise) -> str | None:
         """Give a reduction; return why not, None where it was given.

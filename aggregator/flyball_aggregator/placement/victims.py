@@ -90,9 +90,10 @@ def in_order(units: Iterable[Unit], job: Job) -> list[Unit]:
             cost[host] = cost.get(host, 0.0) + unit.cost
             freed[host] = freed.get(host, 0) + unit.milli
 
-    def rank(unit: Unit) -> tuple[float, int, float, int]:
+    def rank(unit: Unit) -> tuple[float, int, int, float, int]:
         host = min((seat.held.claim.host for seat in unit.seats), key=lambda at: cost[at] / max(freed[at], 1))
-        return cost[host] / max(freed[host], 1), host, unit.cost, unit.work.order
+        leader_last = 0 if unit.is_whole else -unit.seats[0].replica
+        return cost[host] / max(freed[host], 1), leader_last, host, unit.cost, unit.work.order
 
     return _extras_before_core(sorted(known, key=rank))
 

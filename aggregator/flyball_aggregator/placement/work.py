@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import inf
 
 from flyball_aggregator.placement.gangs import Seat
 from flyball_aggregator.placement.jobs import Job
@@ -39,6 +40,7 @@ class Work:
     charged: Amount = field(default_factory=Amount)
     attempt: int = 0
     started_at_s: float = 0.0
+    deadline_s: float = inf
     after_stop: Phase = Phase.QUEUED
     blocked: Refusal | None = None
     next_seats: list[Seat] = field(default_factory=list)
