@@ -107,7 +107,7 @@ def grow(engine: Engine, now_s: float, *, has_waiting: bool) -> list[Decision]:
     if has_waiting:
         return []
     grown: list[Decision] = []
-    for work in engine.held_by({Phase.RUNNING}):
+    for work in engine.elastic():
         for role in work.job.gang.roles():
             seats = _extra(engine, work, role, now_s) if role.most > role.least else None
             if seats:
@@ -172,7 +172,8 @@ def _saturation(engine: Engine, name: str, fair: dict[str, float]) -> tuple[floa
 
 
 def _start(engine: Engine, work: Work) -> Start:
-    work.phase, work.attempt = Phase.RESERVED, max(work.attempt, engine.first_attempt) + 1
+    work.attempt = max(work.attempt, engine.first_attempt) + 1
+    engine.enter(work, Phase.RESERVED)
     work.score = engine.topology.score([seat.held.claim.host for seat in work.seats])
     return Start(work.job.id, work.attempt, tuple(work.seats))
 

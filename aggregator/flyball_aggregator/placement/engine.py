@@ -83,6 +83,9 @@ class Engine:
         self.planner = Planner(self.overlay, topology)
         self.tenancy = Tenancy.of(len(board.fleet))
         self.works: dict[str, Work] = {}
+        self.by_phase: dict[Phase, dict[str, Work]] = {phase: {} for phase in Phase}
+        self.watched: dict[str, Work] = {}
+        self.stretching: dict[str, Work] = {}
         self.usage = Usage()
         self.holds: dict[str, Hold] = {}
         self.nominated: dict[str, tuple[tuple[Seat, ...], float]] = {}
@@ -111,13 +114,32 @@ class Engine:
                     self.topology.number(level)
         work = Work(job, now_s, len(self.works))
         self.works[job.id] = work
+        if job.is_elastic:
+            self.stretching[job.id] = work
+        self.enter(work, Phase.QUEUED)
         return work
+
+    def enter(self, work: Work, phase: Phase) -> None:
+        """Move a job to a phase; the turn only ever looks at the phases and limits that concern it."""
+        self.by_phase[work.phase].pop(work.job.id, None)
+        work.phase = phase
+        self.by_phase[phase][work.job.id] = work
+        self.watch(work)
+
+    def watch(self, work: Work) -> None:
+        """Have `expiry` look at a job at every turn where time alone may end it."""
+        limits = (work.job.max_queued_s, work.job.max_runtime_s, work.broken_since_s, work.idle_since_s)
+        if work.phase not in FINAL and any(limit is not None and limit != inf for limit in limits):
+            self.watched[work.job.id] = work
+        else:
+            self.watched.pop(work.job.id, None)
 
     def started(self, job_id: str, now_s: float) -> None:
         """All hosts of a reserved job acknowledged its start."""
         work = self.works[job_id]
         if work.phase is Phase.RESERVED:
-            work.phase, work.started_at_s = Phase.RUNNING, now_s
+            work.started_at_s = now_s
+            self.enter(work, Phase.RUNNING)
 
     def start_failed(self, job_id: str, now_s: float, hosts: Sequence[int] = ()) -> None:
         """A start was rolled back everywhere; the job waits again and these hosts are the last choice for it."""
@@ -131,7 +153,8 @@ class Engine:
         """A stop was sent; the seats stay taken until `stopped`."""
         work = self.works[job_id]
         if work.phase in {Phase.RUNNING, Phase.RESERVED}:
-            work.phase, work.after_stop = Phase.STOPPING, after
+            work.after_stop = after
+            self.enter(work, Phase.STOPPING)
 
     def stopped(self, job_id: str, now_s: float) -> None:
         """Nothing of the job runs any more: its seats are free and it waits again or is over."""
@@ -140,7 +163,7 @@ class Engine:
             return
         self._vacate(work)
         if work.after_stop in FINAL:
-            work.phase = work.after_stop
+            self.enter(work, work.after_stop)
         else:
             self._requeue(work, now_s)
 
@@ -152,7 +175,7 @@ class Engine:
         if work.job.reuse is not None and work.seats:
             self._keep_place(work, now_s)
         self._vacate(work)
-        work.phase = phase
+        self.enter(work, phase)
         self._forget(work)
 
     def cancel(self, job_id: str) -> bool:
@@ -160,7 +183,7 @@ class Engine:
         work = self.works[job_id]
         if work.phase is Phase.QUEUED:
             self._vacate(work)
-            work.phase = Phase.CANCELED
+            self.enter(work, Phase.CANCELED)
             self._forget(work)
             return False
         if work.phase in FINAL:
@@ -186,10 +209,12 @@ class Engine:
     def close_host(self, host: int, reason: str, now_s: float, *, is_lost: bool = False) -> list[str]:
         """Take a host out of placement; return the jobs on it. A lost host breaks its gangs."""
         self.board.fleet.block(host, reason)
-        hit = [work for work in self.works.values() if any(seat.held.claim.host == host for seat in work.seats)]
+        placed = self.held_by((Phase.RESERVED, Phase.RUNNING, Phase.STOPPING))
+        hit = [work for work in placed if any(seat.held.claim.host == host for seat in work.seats)]
         for work in hit if is_lost else ():
             work.lost_hosts.add(host)
             work.broken_since_s = now_s if work.broken_since_s is None else work.broken_since_s
+            self.watch(work)
         return [work.job.id for work in hit]
 
     def open_host(self, host: int) -> None:
@@ -197,7 +222,7 @@ class Engine:
         self.board.fleet.unblock(host)
         self.failed_at_s[host] = -inf
         self.freed += 1
-        for work in self.works.values():
+        for work in list(self.watched.values()):
             work.lost_hosts.discard(host)
             if not work.lost_hosts:
                 work.broken_since_s = None
@@ -205,6 +230,7 @@ class Engine:
     def idle(self, job_id: str, since_s: float | None) -> None:
         """Note since when all GPUs of a job have been idle, None where they are not."""
         self.works[job_id].idle_since_s = since_s
+        self.watch(self.works[job_id])
 
     def set_limit(self, row: str, limit_w: float) -> int:
         """Change a row's limit; return the milliwatts of charges above it, which flex must bring down."""
@@ -218,12 +244,15 @@ class Engine:
 
     def pending(self) -> list[Work]:
         """Return the jobs that wait, in the order they came."""
-        return [work for work in self.works.values() if work.phase is Phase.QUEUED]
+        return self.held_by((Phase.QUEUED,))
 
     def held_by(self, phases: Iterable[Phase]) -> list[Work]:
         """Return the jobs in one of these phases."""
-        wanted = set(phases)
-        return [work for work in self.works.values() if work.phase in wanted]
+        return sorted((work for phase in phases for work in self.by_phase[phase].values()), key=_order)
+
+    def elastic(self) -> list[Work]:
+        """Return the running jobs that may grow, in the order they came."""
+        return sorted((work for work in self.stretching.values() if work.phase is Phase.RUNNING), key=_order)
 
     def amount(self, job: Job) -> Amount:
         """Return what the guaranteed members of a job take from its queues."""
@@ -329,7 +358,8 @@ class Engine:
         self.freed += 1
 
     def _requeue(self, work: Work, now_s: float) -> None:
-        work.phase, work.queued_at_s, work.idle_since_s = Phase.QUEUED, now_s, None
+        work.queued_at_s, work.idle_since_s = now_s, None
+        self.enter(work, Phase.QUEUED)
 
     def _keep_place(self, work: Work, now_s: float) -> None:
         hosts = sorted({seat.held.claim.host for seat in work.seats})
@@ -340,3 +370,7 @@ class Engine:
         self.holds[f"reuse:{reference}"] = Hold(
             f"reuse:{reference}", mask, now_s + self.settings.reuse_hold_s, inf, is_backfilled=False
         )
+
+
+def _order(work: Work) -> int:
+    return work.order

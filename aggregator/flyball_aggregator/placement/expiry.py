@@ -10,13 +10,13 @@ LATE_S = 60.0  # a planned start this late is planned anew
 def settle(engine: Engine, now_s: float) -> list[Decision]:
     """Return the stops and endings that are due."""
     decisions: list[Decision] = []
-    for work in list(engine.works.values()):
+    for work in sorted(engine.watched.values(), key=lambda work: work.order):
         if work.phase is Phase.QUEUED and now_s - work.queued_at_s > work.job.max_queued_s:
             engine.ended(work.job.id, now_s, Phase.EXCEEDED_MAX_QUEUED)
             decisions.append(Settled(work.job.id, Phase.EXCEEDED_MAX_QUEUED, "waited longer than it may"))
         elif work.phase is Phase.RUNNING:
             decisions += _running(engine, work, now_s)
-    for work in engine.works.values():
+    for work in engine.watched.values():
         if now_s >= work.deadline_s + STOP_GRACE_S:
             for seat in work.seats:
                 engine.rows.overrun(seat.held.key, now_s)

@@ -145,6 +145,11 @@ class Job:
         return self.gang.least_gpu_milli
 
     @property
+    def is_elastic(self) -> bool:
+        """Return True where a role may have more members than guaranteed."""
+        return any(role.most > role.least for role in self.gang.roles())
+
+    @property
     def signature(self) -> tuple[object, ...]:
         """What makes two pending jobs equally hopeless."""
         return (self.queue, self.gang, self.priority, self.is_preemptible, self.max_runtime_s, self.tenant)

@@ -71,7 +71,7 @@ def restore(engine: Engine, records: Iterable[JobRecord], attempts: Iterable[Att
         work = engine.submit(record.job, record.queued_at_s)
         work.started_at_s, work.after_stop = record.started_at_s, record.after_stop
         work.deadline_s = record.deadline_s
-        work.phase = record.phase if record.phase in FINAL else Phase.QUEUED
+        engine.enter(work, record.phase if record.phase in FINAL else Phase.QUEUED)
     for attempt in attempts:
         if attempt.job_id not in engine.works:
             raise RequestError(
@@ -91,9 +91,10 @@ def _adopt(engine: Engine, attempt: Attempt) -> None:
             engine.charge(work, engine.role_amount(roles[seat.role], 1))
     work.attempt = attempt.attempt
     if work.phase not in FINAL:
-        work.phase = PHASE_OF[attempt.stage]
+        engine.enter(work, PHASE_OF[attempt.stage])
     else:
-        work.after_stop, work.phase = work.phase, Phase.STOPPING
+        work.after_stop = work.phase
+        engine.enter(work, Phase.STOPPING)
 
 
 def _seat(engine: Engine, job: Job, record: Mapping[str, object], end_s: float) -> Seat:

@@ -166,7 +166,7 @@ def test_failed_start_frees_everything_and_tries_other_hosts(new_site: "NewSite"
     site.turn()
     before = site.hosts_of("once")[0]
     work = site.engine.works["once"]
-    work.phase = Phase.RESERVED
+    site.engine.enter(work, Phase.RESERVED)
     site.engine.start_failed("once", site.now_s, [before])
     site.turn(1.0)
 
