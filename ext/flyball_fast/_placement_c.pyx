@@ -181,7 +181,7 @@ cdef class Scorer:
 
     def pick(self, int policy, int request, const uint8_t[::1] allowed, const double[::1] penalty,
              const int32_t[:, ::1] rows, const double[:, ::1] share, const double[::1] room_w,
-             const double[::1] need_w, double alpha=0.0):
+             const double[::1] need_w, double alpha=0.0, int first=0, int last=-1):
         """Return (host, gpu) of the best host, (-1, -1) where none fits; gpu is -1 unless a fraction is asked."""
         cdef Row* row = self.row_of(request)
         cdef int host, best = -1, seen = 0
@@ -190,8 +190,10 @@ cdef class Scorer:
             raise ValueError(f"allowed, penalty and rows: expected {self.hosts} hosts")
         if share.shape[0] != rows.shape[0] or share.shape[1] != rows.shape[1] or need_w.shape[0] != self.models:
             raise ValueError("share must have the shape of rows, need_w one entry for each model")
+        if last < 0 or last > self.hosts:
+            last = self.hosts
         with nogil:
-            for host in range(self.hosts):
+            for host in range(max(first, 0), last):
                 if not allowed[host] or not self.fits(row, host):
                     continue
                 if not has_room(rows, share, room_w, need_w[self.model[host]], host):
