@@ -13,7 +13,7 @@ from flyball_aggregator.placement.board import Board, Floats
 from flyball_aggregator.placement.errors import RequestError
 from flyball_aggregator.placement.gangs import Planner, Seat, charged_until
 from flyball_aggregator.placement.jobs import Group, Job
-from flyball_aggregator.placement.needs import Terms
+from flyball_aggregator.placement.needs import Terms, board_request
 from flyball_aggregator.placement.overlay import Overlay
 from flyball_aggregator.placement.queues import Amount, QueueTree
 from flyball_aggregator.placement.refusals import Refusal
@@ -112,6 +112,8 @@ class Engine:
             for level in (wish.required, wish.preferred, wish.spread):
                 if level is not None:
                     self.topology.number(level)
+        for role in job.gang.roles():
+            self.board.scorer.warm(board_request(self.overlay, role.asked))  # paid here, not in the decision
         work = Work(job, now_s, len(self.works))
         self.works[job.id] = work
         if job.is_elastic:
