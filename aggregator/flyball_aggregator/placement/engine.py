@@ -48,7 +48,8 @@ class EngineSettings:
 class Hold:
     """Hosts kept for somebody: `until_s` says when a planned start is due, or when a kept place is let go.
 
-    Meanwhile a backfilled hold takes jobs that end before, and yields to higher priorities.
+    Meanwhile a backfilled hold takes jobs that end before, and yields to higher priorities. watts is (rows,): what the
+    planned start will draw beyond what has ended by then.
     """
 
     owner: str
@@ -56,6 +57,7 @@ class Hold:
     until_s: float
     priority: float
     is_backfilled: bool
+    watts: Floats
 
     def shuts_out(self, job: Job, now_s: float) -> bool:
         """Return True where the job may not use these hosts."""
@@ -90,6 +92,8 @@ class Engine:
         self.holds: dict[str, Hold] = {}
         self.nominated: dict[str, tuple[tuple[Seat, ...], float]] = {}
         self.disrupted_at_s: list[float] = []
+        self.unplannable: dict[tuple[object, ...], int] = {}
+        self.barren: dict[tuple[object, ...], tuple[int, float]] = {}
         self.hopeless: dict[tuple[object, ...], tuple[int, Refusal]] = {}
         self.first_attempt = epoch * ATTEMPTS_PER_EPOCH
         self.freed = 0
@@ -270,9 +274,11 @@ class Engine:
         """Return how to plan a job now: hosts it may use, the power weight the fullest row asks for."""
         fleet = self.board.fleet
         allowed = fleet.ready & self.tenancy.allowed(job)
+        held_back_w = np.zeros(len(self.rows.names))
         for hold in self.holds.values():
             if hold.shuts_out(job, now_s):
                 allowed = allowed & (1 - hold.hosts)
+                held_back_w += hold.watts
         return Terms(
             policy=POLICIES[self.settings.policy],
             allowed=allowed.astype(np.uint8),
@@ -280,6 +286,7 @@ class Engine:
             now_s=now_s,
             alpha=self._alpha(now_s),
             cap_ratio=cap_ratio,
+            held_back_w=held_back_w,
         )
 
     def seat(self, work: Work, seats: Sequence[Seat], amount: Amount) -> None:
@@ -369,8 +376,10 @@ class Engine:
         mask = np.zeros(len(self.board.fleet), np.uint8)
         mask[hosts] = 1
         self.last_hosts[reference] = hosts
+        until_s = now_s + self.settings.reuse_hold_s
+        watts = np.zeros(len(self.rows.names))
         self.holds[f"reuse:{reference}"] = Hold(
-            f"reuse:{reference}", mask, now_s + self.settings.reuse_hold_s, inf, is_backfilled=False
+            f"reuse:{reference}", mask, until_s, inf, is_backfilled=False, watts=watts
         )
 
 

@@ -33,9 +33,7 @@ tenant = st.tuples(st.integers(1, 300), st.integers(0, 700), st.integers(0, 2))
 
 @given(st.lists(tenant, min_size=1, max_size=3))
 def test_slices_never_exceed_the_gpu_nor_cut_a_request(asks: list[tuple[int, int, int]]) -> None:
-    tenants = [
-        Tenant(str(n), milli, milli, milli + extra, milli + extra, p) for n, (milli, extra, p) in enumerate(asks)
-    ]
+    tenants = [Tenant(str(n), ask[0], ask[0], sum(ask[:2]), sum(ask[:2]), ask[2]) for n, ask in enumerate(asks)]
     slices = share_gpu(tenants, 1000, 700.0)
 
     assert sum(part.milli for part in slices) <= 1000
