@@ -170,6 +170,7 @@ class Engine:
         self._vacate(work)
         if work.after_stop in FINAL:
             self.enter(work, work.after_stop)
+            self._forget(work)
         else:
             self._requeue(work, now_s)
 

@@ -45,9 +45,9 @@ class PlannedStart:
 def earliest_start(engine: Engine, work: Work, now_s: float) -> PlannedStart | None:
     """Return when known ends make room for a job and where; None where even all of them do not."""
     ends = sorted(
-        (other.started_at_s + other.job.max_runtime_s, other.order, other)
-        for other in engine.held_by((Phase.RUNNING,))
-        if isfinite(other.job.max_runtime_s)
+        (now_s if other.phase is Phase.STOPPING else other.started_at_s + other.job.max_runtime_s, other.order, other)
+        for other in engine.held_by((Phase.RUNNING, Phase.STOPPING))
+        if other.phase is Phase.STOPPING or isfinite(other.job.max_runtime_s)
     )
     gone = [end[2] for end in ends]
     best = _after(engine, work, gone, now_s) if ends else None
