@@ -196,9 +196,9 @@ cdef class Scorer:
             for host in range(max(first, 0), last):
                 if not allowed[host] or not self.fits(row, host):
                     continue
-                if not has_room(rows, share, room_w, need_w[self.model[host]], host):
-                    continue
                 if policy == RANDOM:
+                    if not has_room(rows, share, room_w, need_w[self.model[host]], host):
+                        continue
                     seen += 1
                     if self.draw_below(seen) == 0:
                         best = host
@@ -207,7 +207,10 @@ cdef class Scorer:
                     self.score(row, host)
                 self.rate(policy, row, host, alpha, &level, &tie)
                 tie -= penalty[host]
-                if best < 0 or level > best_level or (level == best_level and tie > best_tie):
+                if best >= 0 and (level < best_level or (level == best_level and tie <= best_tie)):
+                    continue
+                # only hosts that would win look their rows up: most never do
+                if has_room(rows, share, room_w, need_w[self.model[host]], host):
                     best, best_level, best_tie = host, level, tie
         if best < 0:
             return -1, -1
@@ -292,7 +295,9 @@ cdef class Scorer:
         if not row.models[self.model[host]] or self.free_milli[host] < row.gpus * row.milli:
             return False
         for gpu in range(self.gpu_count[host]):
-            if self.gpu_left[host, gpu] >= row.milli and self.gpu_memory_left[host, gpu] >= row.gpu_memory:
+            if self.gpu_left[host, gpu] < row.milli:
+                continue
+            if row.gpu_memory == 0 or self.gpu_memory_left[host, gpu] >= row.gpu_memory:
                 found += 1
                 if found >= row.gpus:
                     return True

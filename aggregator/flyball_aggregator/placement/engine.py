@@ -99,6 +99,7 @@ class Engine:
         self.freed = 0
         self.plans_made = 0
         self.penalty: Floats = np.zeros(len(board.fleet))
+        self.last_failure_s = -inf
         self.failed_at_s: Floats = np.full(len(board.fleet), -inf)
         self.last_hosts: dict[str, list[int]] = {}
 
@@ -151,6 +152,7 @@ class Engine:
         """A start was rolled back everywhere; the job waits again and these hosts are the last choice for it."""
         work = self.works[job_id]
         self.failed_at_s[list(hosts)] = now_s
+        self.last_failure_s = now_s if hosts else self.last_failure_s
         if work.phase is Phase.RESERVED:
             self._vacate(work)
             self._requeue(work, now_s)
@@ -283,7 +285,7 @@ class Engine:
         return Terms(
             policy=POLICIES[self.settings.policy],
             allowed=allowed.astype(np.uint8),
-            penalty=self.penalty + FAILED_PENALTY * (now_s - self.failed_at_s < FAILED_HOST_S),
+            penalty=self._penalty(now_s),
             now_s=now_s,
             alpha=self._alpha(now_s),
             cap_ratio=cap_ratio,
@@ -348,6 +350,11 @@ class Engine:
     def _forget(self, work: Work) -> None:
         self.unnominate(work)
         self.drop_hold(work.job.id)
+
+    def _penalty(self, now_s: float) -> Floats:
+        if now_s - self.last_failure_s >= FAILED_HOST_S:
+            return self.penalty
+        return self.penalty + FAILED_PENALTY * (now_s - self.failed_at_s < FAILED_HOST_S)
 
     def _alpha(self, now_s: float) -> float:
         capacity = np.maximum(self.rows.capacity_mw, 1)

@@ -133,15 +133,6 @@ class Fleet:
         self.ready[host] = 1
         self.blocked_by.pop(host, None)
 
-    def copy(self) -> "Fleet":
-        """Return a fleet whose columns may be changed without touching this one: the overlay of a search."""
-        changed = {
-            name: getattr(self, name).copy()
-            for name in ("cpu_left", "memory_left", "gpu_left", "gpu_memory_left", "ready")
-        }
-        kept = {name: getattr(self, name) for name in self.__slots__ if name not in changed}
-        return Fleet(**{**kept, **changed, "blocked_by": dict(self.blocked_by)})
-
     def has(self, claim: Claim) -> bool:
         """Return True where the claim could be taken now."""
         host = claim.host
@@ -170,7 +161,8 @@ class Fleet:
         host, gpus = claim.host, list(claim.gpus)
         left, total = self.gpu_left[host].tolist(), self.gpu_total[host].tolist()
         over = any(left[gpu] + claim.gpu_milli > total[gpu] for gpu in gpus)
-        if over or self.cpu_left[host] + claim.cpu_milli > self.cpu_total[host]:
+        over = over or self.cpu_left[host] + claim.cpu_milli > self.cpu_total[host]
+        if over or self.memory_left[host] + claim.memory_mib > self.memory_total[host]:
             raise FleetError(f"host {self.names[host]}: a claim was given back that was not taken")
         self._add(claim, 1)
 
