@@ -68,12 +68,16 @@ def step_demand(state: DemandState, measured: Measured, is_fresh: Flags) -> Dema
         measured: This second.
         is_fresh: (hosts,) whether the columns are of this second; a stale host keeps its demand.
 
-    A GPU whose power is unknown counts at its cap, and one whose cap is unknown too at its maximum.
+    A GPU that its cap holds back for part of a second could have drawn its maximum for that part and no more. One whose
+    power is unknown counts at its cap, and one whose cap is unknown too at its maximum.
     """
     exists = np.isfinite(measured.maximum_w)
     span_w = measured.maximum_w - measured.minimum_w
     is_biting = (measured.throttled_ratio > BITING_RATIO) & np.isfinite(measured.cap_w)
-    wanted_w = np.where(is_biting, measured.cap_w + state.step_ratio * span_w, measured.power_w)
+    stepped_w = measured.cap_w + state.step_ratio * span_w
+    most_w = measured.power_w + measured.throttled_ratio * (measured.maximum_w - measured.cap_w)
+    held_back_w = np.maximum(np.minimum(stepped_w, most_w), measured.power_w)
+    wanted_w = np.where(is_biting, held_back_w, measured.power_w)
     sample_w = np.where(np.isnan(wanted_w), _unknown_w(measured), wanted_w)
     bounded_w = np.clip(sample_w, measured.minimum_w, measured.maximum_w)
     above_w = np.where(is_biting | np.isnan(measured.power_w), 0.0, np.fmax(measured.peak_w - measured.power_w, 0.0))
