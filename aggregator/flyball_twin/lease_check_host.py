@@ -358,9 +358,9 @@ class HostModel:
             if not self._ledgers.values[after.ledger].hosts[HOST].is_locked_off:
                 yield ("on", 0, 0), self._with_machine(after, 0, machines.switch_on(machine))
         elif self._has(world, "outlet"):
-            after = self._tell_ledger(world, ("lock", 0))
-            if after is not None:
-                off = self._with_machine(after, 0, machines.switch_off(machine))
+            locked = self._tell_ledger(world, ("lock", 0))
+            if locked is not None:
+                off = self._with_machine(locked, 0, machines.switch_off(machine))
                 yield ("off", 0, 0), self._spend(off, "outlet")
 
     def _from_log(self, world: World) -> tuple[HostLedger, ledgers.EpochStarted]:
@@ -383,9 +383,9 @@ class HostModel:
         """Let a new leader begin from what it found; the site file gives it the rows."""
         host, event = found
         before = self._ledgers.values[world.ledger]
-        state = ledgers.restore(before.settings, event, (host,), self.rules.ledger)
-        rows = _rows() if world.has_moved and not self.rules.ledger.removal_needs_proof else _rows(HOST)
-        state, _ = ledgers.step(state, rows, self.rules.ledger)
+        members = ((HOST, ((ROW, 1_000_000),)),)
+        state = ledgers.restore(before.settings, event, (host,), members, self.rules.ledger)
+        state, _ = ledgers.step(state, _rows() if world.has_moved else _rows(HOST), self.rules.ledger)
         return world._replace(ledger=self._ledger(state), durable=self._durables.number(host))
 
     def _has(self, world: World, fault: str) -> bool:

@@ -26,6 +26,7 @@ from flyball_aggregator.power.ledger_events import (
     LogAbility,
     LogGrant,
     LogHost,
+    LogMembers,
     OutletLocked,
     OutletUnlockWanted,
     OutOfBandCap,
@@ -51,10 +52,10 @@ from flyball_wire.lease import Fence
 __all__ = [
     "ALL_LEDGER_RULES", "Alarm", "Candidate", "ConflictCleared", "Deposed", "EpochStarted", "Grant", "GrantWanted",
     "HostEnrolled", "HostLedger", "HostRemoved", "HostSilent", "LedgerEffect", "LedgerEvent", "LedgerRules",
-    "LedgerSettings", "LedgerState", "LogAbility", "LogGrant", "LogHost", "OutOfBandCap", "Outcome", "OutletLocked",
-    "OutletUnlockWanted", "RefusalReason", "Refused", "ReleaseWanted", "ReportReceived", "Row", "RowLimitChanged",
-    "RowState", "RowsChanged", "SendLease", "SendRelease", "TakeEpoch", "UnlockOutlet", "commitment_milliwatts",
-    "headroom_milliwatts", "largest_grant_milliwatts", "restore", "step",
+    "LedgerSettings", "LedgerState", "LogAbility", "LogGrant", "LogHost", "LogMembers", "OutOfBandCap", "Outcome",
+    "OutletLocked", "OutletUnlockWanted", "RefusalReason", "Refused", "ReleaseWanted", "ReportReceived", "Row",
+    "RowLimitChanged", "RowState", "RowsChanged", "SendLease", "SendRelease", "TakeEpoch", "UnlockOutlet",
+    "commitment_milliwatts", "headroom_milliwatts", "largest_grant_milliwatts", "restore", "step",
 ]  # fmt: skip
 
 MAX_EPOCH_JUMP: Final = 1_000_000  # a report further ahead than this many starts is a bug of its host, not a restore
@@ -86,7 +87,7 @@ def step(state: LedgerState, event: LedgerEvent, rules: LedgerRules = ALL_LEDGER
         case LogAbility(can_log=can_log):
             return replace(state, can_log=can_log), ()
         case RowsChanged(rows=rows):
-            return change_rows(state, rows, rules), ()
+            return change_rows(state, rows, rules)
         case ReleaseWanted():
             return send_release(state, state.hosts[event.host])
         case _:
@@ -94,11 +95,24 @@ def step(state: LedgerState, event: LedgerEvent, rules: LedgerRules = ALL_LEDGER
 
 
 def restore(
-    settings: LedgerSettings, epoch: EpochStarted, hosts: Iterable[HostLedger], rules: LedgerRules = ALL_LEDGER_RULES
+    settings: LedgerSettings,
+    epoch: EpochStarted,
+    hosts: Iterable[HostLedger],
+    members: Iterable[tuple[str, tuple[tuple[str, int], ...]]] = (),
+    rules: LedgerRules = ALL_LEDGER_RULES,
 ) -> LedgerState:
-    """Return the state of a leader that begins from its store."""
+    """Return the state of a leader that begins from its store: enrol the site's hosts and declare its rows next.
+
+    Args:
+        settings: Lease life.
+        epoch: The durable new epoch.
+        hosts: As last logged, with the grants logged after.
+        members: Who counted in which row, as last logged (LogMembers).
+        rules: For the checkers.
+    """
     table = FrozenTable((host.host, recounted(host)) for host in hosts)
-    return _start_epoch(LedgerState(settings=settings, hosts=table), epoch, rules)
+    state = LedgerState(settings=settings, hosts=table, stored_members=FrozenTable(members))
+    return _start_epoch(state, epoch, rules)
 
 
 def commitment_milliwatts(state: LedgerState, host: str) -> int:

@@ -126,10 +126,13 @@ def with_probe(host: HostLedger, candidate: Candidate, fence: Fence) -> HostLedg
 
 
 def forgotten(host: HostLedger) -> HostLedger:
-    """Return a host whose history may be missing grants: at its maximum until a new fence is acked."""
+    """Return a host whose history may be missing grants: at its maximum until a new fence is acked.
+
+    Locks and out-of-band caps on record may have been undone since as well: they count again when they are read again.
+    """
     return replace(
         host, is_unfenced=True, incarnation=None, fence=NO_FENCE, stamp_ms=0, outstanding=(), candidate=None,
-        sent_milliwatts=None, sent_stamp_ms=-1, released_at=None,
+        sent_milliwatts=None, sent_stamp_ms=-1, released_at=None, is_locked_off=False, out_of_band_milliwatts=None,
     )  # fmt: skip
 
 

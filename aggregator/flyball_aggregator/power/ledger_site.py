@@ -11,6 +11,7 @@ from flyball_aggregator.power.ledger_events import (
     HostRemoved,
     HostSilent,
     LogHost,
+    LogMembers,
     OutletLocked,
     OutletUnlockWanted,
     OutOfBandCap,
@@ -46,7 +47,7 @@ def change_host(state: LedgerState, event: HostEvent, rules: LedgerRules) -> Out
             return _hear_nothing(state, event, rules)
 
 
-def change_rows(state: LedgerState, rows: tuple[Row, ...], rules: LedgerRules) -> LedgerState:
+def change_rows(state: LedgerState, rows: tuple[Row, ...], rules: LedgerRules) -> Outcome:
     """Return the state under new rows; a host that left one still counts there until it is removed with proof.
 
     Raises:
@@ -58,12 +59,14 @@ def change_rows(state: LedgerState, rows: tuple[Row, ...], rules: LedgerRules) -
         raise ValueError(f"rows name hosts that are not enrolled: {', '.join(sorted(strangers)[:8])}")
     names = {row.name for row in rows}
     carried = []
-    for host, shares in state.coefficients.items():
+    before = state.coefficients if state.rows else state.stored_members
+    for host, shares in before.items():
         for row, ppm in shares:
             if rules.removal_needs_proof and row in names and row not in declared.get(host, {}):
                 carried.append((row, host))
                 declared.setdefault(host, {})[row] = ppm
-    return _with_coefficients(replace(state, carried=tuple(carried)), rows, declared)
+    state = _with_coefficients(replace(state, carried=tuple(carried)), rows, declared)
+    return state, (LogMembers(tuple(state.coefficients.items())),)
 
 
 def _with_coefficients(
@@ -100,7 +103,9 @@ def _remove(state: LedgerState, event: HostRemoved) -> Outcome:
     is_released = host.released_at is not None and host.fence >= host.released_at
     if not is_released or event.row is None or (event.row, event.host) not in state.carried:
         return state, (Refused(host.host, "not_released", "no acked release, or the site file still has it there"),)
-    return _without(state, event.row, host), (Alarm(host.host, "removed", f"from {event.row} by {event.operator}"),)
+    state = _without(state, event.row, host)
+    alarm = Alarm(host.host, "removed", f"from {event.row} by {event.operator}")
+    return state, (LogMembers(tuple(state.coefficients.items())), alarm)
 
 
 def _without(state: LedgerState, row: str, host: HostLedger) -> LedgerState:

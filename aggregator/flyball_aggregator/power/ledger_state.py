@@ -23,6 +23,7 @@ class LedgerState:
     rows: FrozenTable[RowState] = field(default_factory=FrozenTable)
     coefficients: Coefficients = field(default_factory=FrozenTable)
     carried: tuple[tuple[str, str], ...] = ()  # (row, host) that the site file no longer has but nothing released
+    stored_members: Coefficients = field(default_factory=FrozenTable)  # as the store had them, until rows are declared
 
 
 Outcome = tuple[LedgerState, tuple[LedgerEffect, ...]]
