@@ -36,6 +36,7 @@ ASSUMED_DROP_RATIO: Final = 0.3  # a grid order; for how many silent hosts a row
 RETRY_LOG_TICKS: Final = 5  # a full ledger is tried again this often
 MAX_IN_FLIGHT: Final = 20_000  # publishes not yet taken by the broker; beyond it this tick's leases are not sent
 MILLI: Final = 1000.0
+MILLIWATT_W: Final = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,8 @@ class PowerLoop:
         self.ticks = 0
         self.leases_sent = 0
         self.certificate_failures = 0
+        self.seconds_over = np.zeros(len(self.rows), dtype=np.int64)  # metered above the limit in force
+        self.seconds_in_descent = np.zeros(len(self.rows), dtype=np.int64)  # committed above it
         self.on_tick: list[Callable[[PowerSnapshot], None]] = []
         self._policy = build_policy(site)
         self._demand = start_demand(len(site.hosts), parts.fleet.width)
@@ -298,6 +301,8 @@ class PowerLoop:
     def _finish(self, snapshot: PowerSnapshot, columns: RowColumns, hosts: HostColumns) -> None:
         self.snapshot = snapshot
         self.ticks += 1
+        self.seconds_over += snapshot.meter_w > columns.limit_w  # NaN is not
+        self.seconds_in_descent += snapshot.committed_w > columns.room_w + MILLIWATT_W
         failures = snapshot.decision.certificate.failures
         if failures:
             self.certificate_failures += failures
