@@ -117,6 +117,16 @@ def report_again(at: Machine, kind: MachineKind) -> Step | None:
     return _tell(at, kind, Tick(0))
 
 
+def fresh_report(at: Machine, kind: MachineKind) -> tuple[Machine, Report | None]:
+    """Let the governor send a report with a new stamp, whatever it says."""
+    if at.keeper is None or not at.keeper.is_reporting:
+        return at, None
+    keeper, effects = step(at.keeper, Tick(0), kind.rules.keeper)
+    reports = [effect.report for effect in effects if isinstance(effect, SendReport)]
+    keeper = replace(keeper, expires_ms=0, next_report_ms=0)
+    return at._replace(keeper=keeper, said=reports[-1]), reports[-1]
+
+
 def run_out(at: Machine, kind: MachineKind, seconds: int) -> Step | None:
     """Let the lease run out, hold, and ramp for some seconds; nothing is reported yet."""
     keeper = at.keeper
