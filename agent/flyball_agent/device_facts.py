@@ -113,7 +113,8 @@ class DeviceFacts:
             yield self._fact(entity, sample.at_s, code, (level, action, "bus"), is_hard=is_hard)
         if sample.recovery is not None:
             level, action = RECOVERY.get(sample.recovery, (Level.SUSPECT, "triage"))
-            told = self._fact(entity, sample.at_s, "recovery", (level, action, "driver"))
+            is_hard = level >= Level.QUARANTINED
+            told = self._fact(entity, sample.at_s, "recovery", (level, action, "driver"), is_hard=is_hard)
             yield replace(told, recovery=sample.recovery, is_over=sample.recovery == 0)
 
     def _of_memory(self, entity: Entity, sample: DeviceSample, before: DeviceSample | None) -> Iterator[Fact]:

@@ -129,7 +129,8 @@ class FaultKeeper:
                     await asyncio.sleep(TICK_S)
                     loop.add_reader(descriptor, ready.set)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(ready.wait(), TICK_S)
+                    async with asyncio.timeout(TICK_S):  # wait_for of Python 3.11 can swallow a cancellation
+                        await ready.wait()
                 self.tick()
         finally:
             loop.remove_reader(descriptor)
@@ -197,7 +198,8 @@ class FaultKeeper:
     async def _ask(self, intent: Intent, target: Target) -> str:
         answer: bool | None = None
         with contextlib.suppress(TimeoutError):
-            answer = await asyncio.wait_for(self._parts.hands.ask_permit(target), PERMIT_S)
+            async with asyncio.timeout(PERMIT_S):
+                answer = await self._parts.hands.ask_permit(target)
         if answer is None:
             codes = [cause.code for cause in self.machine.healths[intent.entity].open_causes()]
             answer = self._parts.guard.answer_offline(intent, codes)

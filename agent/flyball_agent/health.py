@@ -11,16 +11,15 @@ from typing import Any, Final
 from flyball_agent.facts import FABRIC, NODE, Entity, Fact, Level
 from flyball_agent.health_inputs import Boot, Input, Intent, Order, Progress
 from flyball_agent.health_record import (
-    DAY_S,
     Health,
     HealthSettings,
     State,
-    count_within,
     entity_of,
     health_from_plain,
     health_to_plain,
     remember,
 )
+from flyball_agent.health_words import explain_causes, fact_for_node, is_hopeless, is_program_fault, repair_of
 from flyball_agent.incidents import (
     DRIVER_LEVELS,
     Cause,
@@ -35,7 +34,6 @@ from flyball_agent.release import missing_proofs
 MAX_ENTITIES: Final = 512
 MAX_CLOSED: Final = 64
 NEWS_S: Final = 30.0  # repeats of one cause reach the disk this often, so that its last sighting is known
-REPAIRS: Final = ("reset_gpu", "drain_and_reset", "reset_all_gpus_on_node", "reboot_node", "power_cycle")  # mild first
 _SOFT = ("gauge.", "absence.", "pattern.", "slow.")
 
 
@@ -149,9 +147,9 @@ class HealthMachine:
     def _spread(self, fact: Fact) -> Iterator[Intent]:
         """Carry a fault to the host: by its action, or because too many GPUs are isolated."""
         if fact.entity == FABRIC or fact.action == "reboot_node":
-            yield from self._apply_fact(_for_node(fact, f"{fact.entity}.{fact.code}", fact.action))
+            yield from self._apply_fact(fact_for_node(fact, f"{fact.entity}.{fact.code}", fact.action))
         if self._is_too_many_isolated():
-            yield from self._apply_fact(_for_node(fact, "gpus_isolated", "none"))
+            yield from self._apply_fact(fact_for_node(fact, "gpus_isolated", "none"))
 
     def _is_too_many_isolated(self) -> bool:
         isolated = [e for e, health in self.healths.items() if e.kind == "gpu" and health.state.refuses_work]
@@ -203,7 +201,7 @@ class HealthMachine:
             remember(health.flaps, now_s)
         health.repaired_s = health.validated_s = None
         health.repair_proof = health.repair_action = ""
-        target = State.FAILED if self._is_hopeless(health, causes, now_s) else State.QUARANTINED
+        target = State.FAILED if is_hopeless(health, causes, now_s, self.settings) else State.QUARANTINED
         yield self._move(health, target, now_s)
         yield Intent("isolate", entity_of(health), incident.id, health.why, incident.is_injected)
 
@@ -219,18 +217,6 @@ class HealthMachine:
         if health.state is not State.SUSPECT:
             yield self._move(health, State.SUSPECT, now_s)
         yield Intent("ask_permit", entity_of(health), incident.id, health.why, incident.is_injected)
-
-    def _is_hopeless(self, health: Health, causes: list[Cause], now_s: float) -> bool:
-        """Tell whether repair is no use: too many isolations, or the same code after two repairs in a week."""
-        settings = self.settings
-        codes = {cause.code for cause in causes if cause.code != "xid.94"}
-        failed = [code for at_s, code in health.repairs if code in codes and now_s - at_s < 7 * DAY_S]
-        return (
-            count_within(health.isolations, now_s, DAY_S) >= settings.isolations_per_day
-            or count_within(health.isolations, now_s, 7 * DAY_S) >= settings.isolations_per_week
-            or any(failed.count(code) >= settings.repairs_without_cure for code in codes)
-            or any(cause.code == "remap_failed" for cause in causes)
-        )
 
     # Validation and release
 
@@ -347,15 +333,10 @@ class HealthMachine:
             is_cleared = cause.clears_at_s is not None and now_s >= cause.clears_at_s
             is_quiet = now_s - cause.last_s >= self.settings.clear_s and not cause.code.startswith(_SOFT)
             is_lasting = cause.needs_repair or cause.code in DRIVER_LEVELS or cause.code.startswith("operator.")
-            if is_cleared or (is_quiet and not is_lasting) or self._is_program_fault(health, cause, now_s):
+            if is_cleared or (is_quiet and not is_lasting) or is_program_fault(health, cause, now_s, self.settings):
                 cause.is_open = False
                 self.closings += 1
         self._archive(health, now_s)
-
-    def _is_program_fault(self, health: Health, cause: Cause, now_s: float) -> bool:
-        """XID 109 with a driver that asks for nothing is most often the program's own fault."""
-        is_alone = cause.code == "xid.109" and len([c for c in health.open_causes() if c.is_hard]) == 1
-        return is_alone and health.recovery == 0 and now_s - cause.last_s >= self.settings.settle_s
 
     def _close_all(self, health: Health, now_s: float) -> None:
         for cause in health.open_causes():
@@ -412,32 +393,3 @@ class HealthMachine:
         healths = [health_from_plain(health) for health in plain["healths"]]
         self.healths = {entity_of(health): health for health in healths}
         self.closed = [incident_from_plain(incident) for incident in plain["closed"]]
-
-
-def explain_causes(health: Health) -> str:
-    """Return the open causes in one line, worst first."""
-    causes = sorted(health.open_causes(), key=lambda cause: (-cause.level, cause.opened_s))
-    return ", ".join(f"{cause.code} x{cause.count} -> {cause.action}" for cause in causes[:6])
-
-
-def repair_of(health: Health) -> str | None:
-    """Return the strongest repair that the causes ask for, or None where only people can help."""
-    asked = {part for cause in health.open_causes() for part in cause.action.split("+")}
-    return next((action for action in reversed(REPAIRS) if action in asked), None)
-
-
-def _for_node(fact: Fact, code: str, action: str) -> Fact:
-    return Fact(
-        at_s=fact.at_s,
-        boot_id=fact.boot_id,
-        source=fact.source,
-        entity=NODE,
-        code=code,
-        level=Level.QUARANTINED,
-        action=action,
-        group=f"node.{fact.group}",
-        is_hard=code != "gpus_isolated",
-        evidence=fact.evidence,
-        count=fact.count,
-        is_injected=fact.is_injected,
-    )

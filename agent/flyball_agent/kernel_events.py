@@ -7,12 +7,22 @@ words that all forms need, so that the ordinary traffic of a kernel log costs li
 import re
 from dataclasses import dataclass
 
-_KERNEL, _MANAGER = "kernel", "nv-fabricmanager"
+_KERNEL, _MANAGER = "kernel", "fabric manager"
+_MANAGER_TAGS = frozenset(("nv-fabricmanager", "nvidia-fabricmanager", "fabricmanager"))
 # Words of which each form below, and each of the driver's, holds at least one.
 DRIVER_WORDS = ("NVRM", "SXid", "nvidia")
 EVENT_WORDS = (
     *("RmInitAdapter", "Rate limiting GSP", "Heartbeat", "RxDet", "NVSwitch", "multicast team", "invalid context"),
-    *("libnccl", "oom-kill", "Killed process", "killed as a result", "EDAC", "Hardware Error", "blocked for more"),
+    *(
+        "libnccl",
+        "oom-kill",
+        "Killed process",
+        "Kill process",
+        "killed as a result",
+        "EDAC",
+        "Hardware Error",
+        " blocked ",
+    ),
     *("soft lockup", "Kernel panic", "file-max", "failing array", "read-only", "forced readonly", "superblock"),
     *("available path", "usable path", "nvme", "beyond end of device", "Buffer I/O", "nfs", "mlx5", "Port module"),
     *("NETDEV WATCHDOG", "PCIe Bus Error"),
@@ -48,12 +58,12 @@ _FORMS = (
     _form("nvidia_nccl_segfault_in_libnccl", r"segfault at [0-9a-f]+ ip .* in libnccl\.so"),
     _form("oom_start", r"^.{1,64} invoked oom-killer: "),
     _form("oom_kill", r"^oom-kill:constraint="),
-    _form("oom_killed", r"^(?:(?:Memory cgroup o|O)ut of memory[^:]*: )?Killed process \d+ \("),
+    _form("oom_killed", r"^(?:(?:Memory cgroup o|O)ut of memory[^:]*: )?Kill(?:ed)? process \d+ \("),
     _form("oom_legacy_task", r"^Task in \S+ killed as a result of limit of "),
-    _form("memory_uncorrectable", r"^EDAC .*\b\d+ UE\b|^EDAC .*: UE "),
-    _form("memory_correctable", r"^EDAC .*\b\d+ CE\b|^EDAC .*: CE "),
+    _form("memory_uncorrectable", r"^EDAC .*\b\d{1,9} UE\b|^EDAC .*: UE "),
+    _form("memory_correctable", r"^EDAC .*\b\d{1,9} CE\b|^EDAC .*: CE "),
     _form("machine_check", r"^mce: \[Hardware Error\]: (?:Machine check events logged|CPU \d+: Machine Check)"),
-    _form("cpu_blocked_too_long", r"^INFO: task .+:\d+ blocked for more than \d+ seconds"),
+    _form("cpu_blocked_too_long", r"^INFO: task .+:\d+ blocked (?:in I/O wait )?for more than \d+ seconds"),
     _form("cpu_soft_lockup", r"^(?:watchdog: )?BUG: soft lockup - CPU#\d+ stuck for \d+s!"),
     _form("kernel_panic", r"^Kernel panic - not syncing"),
     _form("vfs_file_max_limit_reached", r"^VFS: file-max limit \d+ reached"),
@@ -104,7 +114,7 @@ def find_event(body: str, *, is_kernel: bool, tag: str | None) -> tuple[str, str
     if not any(word in body for word in EVENT_WORDS):
         return None
     for form in _FORMS:
-        if not is_kernel and not (form.tag == _MANAGER == tag):
+        if not is_kernel and not (form.tag == _MANAGER and tag in _MANAGER_TAGS):
             continue
         if found := form.pattern.search(body):
             return form.event, found.groupdict().get("pci")

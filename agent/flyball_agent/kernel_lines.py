@@ -15,7 +15,7 @@ from flyball_agent.kernel_prefix import PrefixedText, split_prefix
 MAX_CHARACTERS = 8192  # a kernel record is 8 kB at most; longer text is cut before it is read
 _ADDRESS = r"(?:PCI:)?(?:[0-9A-Fa-f]{1,8}:)?[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{1,2}(?:\.[0-9A-Fa-f])?"
 _XID = re.compile(
-    rf"NVRM: (?:GPU ?\d+:? )?Xid \((?P<device>(?P<pci>{_ADDRESS})(?: GPU-I:(?P<gi>\w{{1,4}}))?(?: GPU-CI:\w{{1,4}})?)"
+    rf"NVRM: (?:GPU ?\d+:? )?Xid +\((?P<device>(?P<pci>{_ADDRESS})(?: GPU-I:(?P<gi>\w{{1,4}}))?(?: GPU-CI:\w{{1,4}})?)"
     r"\): *(?P<number>\d{1,5})(?![\w.-]\w|\w)[,:]? *",
     re.IGNORECASE,
 )
@@ -34,8 +34,9 @@ _LOST_MIDDLE = re.compile(
 _RECOVERY = re.compile(
     r"recovery action changed from (?:0x)?[0-9a-f]+ *(?:\([^)]*\))? *to (0x[0-9a-f]+|\d+)\b", re.IGNORECASE
 )
-_FLAGS = re.compile(r"RST: (Yes|No), D-RST: (Yes|No)\W*$", re.IGNORECASE)
-_CAUSED_BY = re.compile(r"caused by previous Xid (\d+)\W*$", re.IGNORECASE)
+# Process names have 15 characters at most: they cannot hold either of these.
+_FLAGS = re.compile(r"(?<![\w-])RST: (Yes|No), D-RST: (Yes|No)\b", re.IGNORECASE)
+_CAUSED_BY = re.compile(r"caused by previous Xid (\d+)\b", re.IGNORECASE)
 _UUID = re.compile(rf"NVRM: GPU at (?P<pci>{_BUS}): (?P<uuid>GPU-[0-9a-f-]{{36}})(?!\S)", re.IGNORECASE)
 _BARE_ADDRESS = re.compile(
     r"(?:PCI:)?(?:(?P<domain>[0-9a-f]{1,8}):)?(?P<bus>[0-9a-f]{1,4}):(?P<slot>[0-9a-f]{1,2})(?:\.(?P<function>[0-9a-f]))?",
@@ -223,12 +224,13 @@ def _classify_poison(base: Classification, message: str) -> Classification:
     """Follow the reset flags of contained (94) and uncontained (95) memory errors; they outweigh the number."""
     if base.xid == 94 and "GSP-RISCV" in message:
         return replace(base, severity="fatal", action="reset_gpu", scope="gpu", rule="xid.94.gsp")
-    flags = _FLAGS.search(message)
-    if flags is None:
+    found = _FLAGS.findall(message)
+    if not found:
         return base
-    if flags[1].lower() == "yes":
+    reset, drain_and_reset = (word.lower() == "yes" for word in found[-1])
+    if reset:
         return replace(base, severity="fatal", action="reset_gpu", scope="gpu", rule=f"xid.{base.xid}.rst")
-    if flags[2].lower() == "yes":
+    if drain_and_reset:
         return replace(base, severity="fatal", action="drain_and_reset", scope="gpu", rule=f"xid.{base.xid}.d_rst")
     return replace(
         base, severity="warn", action="restart_app+reset_gpu_when_idle", scope="app", rule=f"xid.{base.xid}.contained"

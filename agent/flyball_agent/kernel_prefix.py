@@ -9,7 +9,11 @@ _RECORD = re.compile(r"(\d{1,6}),(\d{1,20}),(\d{1,20}),([^;\n]{0,200});")
 _LEVEL = re.compile(r"<(\d{1,4})>(?:1 (?=\d{4}-))?")
 _DECODED = re.compile(r"([a-z]+\d?) *:([a-z]+) *: +")
 _ISO = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[0-9.,]*(?:Z|[+-]\d\d:?\d\d)?\s+")
-_BRACKET = re.compile(r"\[ *(?:\d+[.,]\d+|[TC]\d+|[A-Z]\S{1,8} +[^\]\n]{0,40}\d\d:\d\d:\d\d[^\]\n]{0,20})\] *")
+_BRACKET = re.compile(
+    r"\[ *(?:[+]?\d+[.,]\d+|[TC]\d+|[^\W\d_]\S{1,8} +[^\]\n]{0,40}\d\d:\d\d[^\]\n]{0,20}"
+    r"|\d{4}-\d\d-\d\d[T ][^\]\n]{5,40})\] *"
+)
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _MANAGER = re.compile(r"\[(?:ERROR|WARNING|INFO|CRITICAL|FATAL)\] *(?:\[tid \d+\] *)?")
 _DATE = re.compile(r"(?:[^\W\d_]{3,4}\.? +)?[^\W\d_]{3,4}\.? +\d{1,2} \d\d:\d\d:\d\d(?:\.\d+)?(?: \d{4})? +")
 _HOST_TAG = re.compile(r"[\w.:-]{1,255} ([\w./@-]{1,64})(?:\[\d+\])?: *")
@@ -40,6 +44,8 @@ class PrefixedText:
 
 def split_prefix(line: str) -> PrefixedText:
     """Return the message of one line of a kernel ring record, `dmesg` output (any time format) or syslog file."""
+    if "\x1b" in line:
+        line = _COLOUR.sub("", line)
     record = _RECORD.match(line)
     if record:
         return PrefixedText(line[record.end() :].lstrip(), int(record[1]) >> 3, None)

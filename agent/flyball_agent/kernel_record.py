@@ -13,7 +13,7 @@ def unescape_message(message: bytes) -> str:
 
 
 def unescape_record(line: str) -> str:
-    """Return a line of text with a record's escapes undone, where it is a raw record; other lines as they are."""
-    if "\\x" not in line or not line[:1].isdigit():
+    """Return a line of text with a record's escapes undone."""
+    if "\\x" not in line:
         return line
     return unescape_message(line.encode("utf-8", "surrogatepass"))

@@ -10,7 +10,6 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from flyball_fast.errors import DeviceError
@@ -20,12 +19,11 @@ from flyball_governor.device_children import DeviceChildren
 from flyball_governor.errors import EXIT_LOCKED, EXIT_UNAVAILABLE, AlreadyRunning, Unavailable
 from flyball_governor.identity import load_identity, lock_state_folder, prepare_state_folder
 from flyball_governor.nvidia import NvidiaDevices
-from flyball_governor.probe import probe_all, probe_lines
 from flyball_governor.service import serve
 from flyball_wire.codec import to_plain
 from flyball_wire.config import print_config
 from flyball_wire.errors import EXIT_CONFIG, ConfigError, FlyballError
-from flyball_wire.local_socket import GateReply, ReportReply, StatusReply
+from flyball_wire.local_socket import GateReply, StatusReply
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,8 +54,18 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--print-config", action="store_true", help="print the configuration in force and end")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
-    parser.add_argument("--version", action="version", version=version("flyball"))
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     return parser.parse_args(arguments)
+
+
+class _Version(argparse.Action):
+    """Look the version up only when asked: the look-up costs 3 MB that a governor would carry for life."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version  # noqa: PLC0415 - see above
+
+        sys.stdout.write(f"{version('flyball')}\n")
+        parser.exit()
 
 
 def run(config: GovernorConfig, options: argparse.Namespace) -> int:  # noqa: ARG001 - one shape for all commands
@@ -68,7 +76,8 @@ def run(config: GovernorConfig, options: argparse.Namespace) -> int:  # noqa: AR
     lock = lock_state_folder(folder)
     try:
         identity = load_identity(config.host_id, folder)
-        return asyncio.run(serve(config, identity, make_device_side(config)))
+        side = make_device_side(config)
+        return asyncio.run(serve(config, identity, side, side))
     finally:
         os.close(lock)
 
@@ -106,22 +115,24 @@ def status(config: GovernorConfig, options: argparse.Namespace) -> int:
 
 def quiesce(config: GovernorConfig, options: argparse.Namespace) -> int:  # noqa: ARG001
     """Have the governor let go of every device descriptor."""
-    ask.ask(Path(config.socket.path), "quiesce", ReportReply)
+    ask.ask(Path(config.socket.path), "quiesce", GateReply)
     sys.stdout.write("quiesced: the gate is shut and no device is held\n")
     return 0
 
 
 def resume(config: GovernorConfig, options: argparse.Namespace) -> int:  # noqa: ARG001
     """Have the governor take the devices again."""
-    ask.ask(Path(config.socket.path), "resume", ReportReply)
+    ask.ask(Path(config.socket.path), "resume", GateReply)
     sys.stdout.write("resumed: the gate opens once caps are read back\n")
     return 0
 
 
 def probe(config: GovernorConfig, options: argparse.Namespace) -> int:
     """Say of each GPU and field whether it is supported, how often it changes, what a read costs, the rate chosen."""
+    from flyball_governor.probe_report import probe_devices, probe_lines  # noqa: PLC0415 - costs a governor memory
+
     try:
-        record = probe_all(config.driver.library or None, config.sampling)
+        record = probe_devices(config.driver.library or None, config.sweep_plan)
     except DeviceError as error:
         raise Unavailable(f"no device to probe: {error}") from None
     if options.json:

@@ -51,13 +51,13 @@ class Channel:
         body = self._read(_checked_length(head)) if head else b""
         return _message(body) if body else None
 
-    def receive_fd(self) -> int | None:
-        """Return the descriptor the parent hands over, or None when it has gone."""
+    def receive_fds(self, count: int) -> list[int] | None:
+        """Return the descriptors the parent hands over, or None when it has gone."""
         try:
-            data, fds, _, _ = socket.recv_fds(self._connection, 1, 1)
+            data, fds, _, _ = socket.recv_fds(self._connection, 1, count)
         except ConnectionResetError:
             return None
-        return fds[0] if data and fds else None
+        return fds if data and len(fds) == count else None
 
     def _read(self, count: int) -> bytes:
         parts = bytearray()
@@ -109,10 +109,10 @@ class Child:
             self._outgoing.write(_frame(message))
             await self._outgoing.drain()
 
-    def hand_over(self, fd: int) -> None:
-        """Give the child a duplicate of this descriptor."""
+    def hand_over(self, *fds: int) -> None:
+        """Give the child duplicates of these descriptors."""
         with contextlib.suppress(OSError):
-            socket.send_fds(self._handover, [b"f"], [fd])
+            socket.send_fds(self._handover, [b"f"], fds)
 
     async def receive(self) -> Message | None:
         """Return the next message, or None when the child has closed its end."""

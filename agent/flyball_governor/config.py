@@ -60,6 +60,9 @@ class CapsConfig:
     read_back_s: Annotated[float, Range(0.1, 2.0)] = 1.0  # foreign caps and drift are seen within twice this
     dead_band_ratio: Annotated[float, Range(0.0, 0.2)] = 0.01  # of device maximum; smaller raises are not written
     error_ratio: Annotated[float, Range(0.0, 0.2)] = 0.0  # how far a device's mean power may exceed its cap
+    excursion_s: Annotated[float, Range(0.0, 60.0)] = (
+        1.5  # power above caps or budget for longer is told; caps are 1 s means
+    )
     settle_s: Annotated[float, Range(0.05, 10.0)] = 1.0  # until measured: from a lowered cap to power under it
 
 

@@ -6,7 +6,7 @@ parent knows `DeviceSide` alone. Limits are integer milliwatts at the board, as 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -26,6 +26,7 @@ EventKind = Literal[
     "driver_unbound",
     "inventory_changed",
     "sampler_budget",
+    "excursion",
 ]
 UNKNOWN = "unknown-"  # begins the uuid of a GPU that did not tell its own
 WriteKind = Literal["limit", "clocks"]
@@ -202,6 +203,20 @@ class Devices(Protocol):
 
     def unlock_clocks(self, gpu: int) -> None:
         """Let the core clock go again."""
+        ...
+
+
+class PowerWatch(Protocol):
+    """Local reaction to power: events within two fast ticks, from the sampler itself."""
+
+    def watch_power(self, lease_mw: int | None, caps_mw: Sequence[int | None], hold_s: float) -> None:
+        """Tell an `excursion` event when instant power stays above a cap, or the sum above the lease, for `hold_s`.
+
+        Args:
+            lease_mw: For the sum of all GPUs; None to watch no sum. Then the event has no gpu.
+            caps_mw: One per GPU; None to watch none. A GPU of unknown power counts at its cap in the sum.
+            hold_s: At least one tick; 0 tells single samples.
+        """
         ...
 
 

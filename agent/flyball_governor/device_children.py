@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 
 from flyball_fast.errors import DeviceError
@@ -94,6 +94,10 @@ class DeviceChildren:
             return WriteResult(gpu, "limit", "refused", error=refusal)
         request: dict[str, object] = {"act": "set_limit", "gpu": gpu, "limit_mw": limit_mw}
         return await self._writer.write("limit", gpu, request, limit_mw)
+
+    def watch_power(self, lease_mw: int | None, caps_mw: Sequence[int | None], hold_s: float) -> None:
+        """Tell an `excursion` event when instant power stays above a cap, or the sum above the lease, for `hold_s`."""
+        self._reader.watch_power(lease_mw, caps_mw, hold_s)
 
     async def lock_clocks(self, gpu: int, min_hz: int, max_hz: int) -> WriteResult:
         """Hold one GPU's core clock within these bounds, hertz; (0, 0) lets it go."""

@@ -7,6 +7,7 @@ from flyball_governor.device import DeviceEvent
 from flyball_governor.governor import Governor
 from flyball_wire.local_socket import DeviceEvent as EventReply
 
+UNBOUND_S: Final = 30.0  # a driver update must find nobody attached; longer ones are met by trying again
 _SEVERITY: Final = {
     "xid": "critical",
     "ecc_double_bit": "critical",
@@ -16,6 +17,7 @@ _SEVERITY: Final = {
     "stalled": "critical",
     "recovered": "info",
     "sampler_budget": "info",
+    "excursion": "critical",
 }
 
 
@@ -25,7 +27,7 @@ async def pump_events(governor: Governor) -> None:
         if governor.config.events.enabled:
             governor.publish(event_reply(event))
         if event.kind == "driver_unbound":
-            await governor.quiesce("the driver is being unloaded")
+            await governor.quiesce("the driver is being unloaded", resume_after_s=UNBOUND_S)
         if event.kind == "inventory_changed":
             governor.restart("the GPUs are others than before")
 

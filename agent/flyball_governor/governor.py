@@ -16,7 +16,7 @@ from flyball_fast.errors import DeviceError
 from flyball_governor.bound import DeviceFacts
 from flyball_governor.cap_book import CapRecord
 from flyball_governor.config import GovernorConfig
-from flyball_governor.device import DeviceSide
+from flyball_governor.device import DeviceSide, PowerWatch
 from flyball_governor.gate import Gate
 from flyball_governor.host_caps import Clock, HostCaps
 from flyball_governor.identity import Identity
@@ -55,7 +55,12 @@ class Governor:
     """
 
     def __init__(
-        self, config: GovernorConfig, identity: Identity, side: DeviceSide, clock: Clock | None = None
+        self,
+        config: GovernorConfig,
+        identity: Identity,
+        side: DeviceSide,
+        clock: Clock | None = None,
+        watch: PowerWatch | None = None,
     ) -> None:
         self.config = config
         self.identity = identity
@@ -63,7 +68,7 @@ class Governor:
         self.clock = clock or Clock()
         folder = Path(config.state_dir)
         self.gate = Gate(folder / "gate")
-        self.caps = HostCaps(config, side, PriorLimits(StateFile(folder / "prior_limits")), self.clock)
+        self.caps = HostCaps(config, side, PriorLimits(StateFile(folder / "prior_limits")), self.clock, watch)
         self.seat = LeaseSeat(identity, self._settings(), StateFile(folder / "lease"), self, self.clock.boot_ms)
         self.publish: Callable[[Reply], None] = _publish_nowhere
         self.on_new_ring: Callable[[], None] = lambda: None
@@ -76,6 +81,7 @@ class Governor:
         self._moving = asyncio.Lock()
         self._stop = asyncio.Event()
         self._wake = asyncio.Event()
+        self._resume_at_s: float | None = None
         self._next_read_back_s = 0.0
         self._next_housekeeping_s = 0.0
         self._next_keeper_tick_s = 0.0
@@ -170,8 +176,9 @@ class Governor:
         lowest = min((limit for limit in limits if limit is not None), default=None)
         await self.decide(HostLimitChanged(lowest, self.clock.boot_ms()))
 
-    async def quiesce(self, reason: str) -> None:
-        """Shut the gate, then let go of every device descriptor."""
+    async def quiesce(self, reason: str, *, resume_after_s: float | None = None) -> None:
+        """Shut the gate, then let go of every device descriptor; with a time, try to take them again after it."""
+        self._resume_at_s = None if resume_after_s is None else self.clock.monotonic_s() + resume_after_s
         if self.is_quiesced:
             return
         await self.seat.handle(QuiesceStarted(reason, is_idle=False, now_ms=self.clock.boot_ms()))
@@ -187,6 +194,7 @@ class Governor:
             if self.is_quiesced:
                 await self.side.resume()
             self.is_quiesced = False
+            self._resume_at_s = None
             await self.caps.read_back()
             self.caps.book.release_foreign()
         await self._move()
@@ -263,9 +271,15 @@ class Governor:
             self.publish(DeviceEvent(0, self.clock.unix_s(), "foreign_cap", "warning", record.gpu, fields))
 
     async def _keep_house(self) -> None:
-        """Once a second: notice a new ring, leave a stuck writer behind once its write is counted."""
+        """Once a second: notice a new ring, leave a stuck writer behind once its write is counted, resume when due.
+
+        The watch on power follows caps within that second too: later than a lowering, so that it settles first.
+        """
         if self.caps.attach_ring():
             self.on_new_ring()
+        wanted = self.seat.state.is_gate_open and self.seat.journal_error is None
+        if wanted != self.gate.is_open:  # the file could not be written, or the disk held the opening back
+            self.handle_gate(is_open=wanted, reason=self.seat.state.phase if wanted else self.gate.reason)
         now_s = time.monotonic()
         if any(now_s - write.since_monotonic_s > STUCK_WRITER_S for write in self.side.pending_writes()):
             await self._tell_bound()
@@ -273,6 +287,20 @@ class Governor:
                 await self.side.replace_writer()
             except DeviceError as error:
                 self.notes["writer"] = str(error)
+        self.caps.watch_power(self.seat.budget_milliwatts)
+        await self._resume_if_due()
+
+    async def _resume_if_due(self) -> None:
+        """Take the devices again after the driver had let us go; one that is not back yet is asked again later."""
+        now_s = self.clock.monotonic_s()
+        if self._resume_at_s is None or now_s < self._resume_at_s:
+            return
+        try:
+            await self.resume()
+            self.notes.pop("driver", None)
+        except DeviceError as error:
+            self._resume_at_s = now_s + self.config.driver.retry_s
+            self.notes["driver"] = str(error)
 
     async def _wait(self, seconds: float) -> None:
         """Sleep, unless woken."""

@@ -17,7 +17,7 @@ from flyball_governor.cap_book import CapBook, CapRecord, book_of
 from flyball_governor.caps import CapWriter
 from flyball_governor.config import GovernorConfig
 from flyball_governor.demand import DemandMeter, Device, Sample, keep_steady, target_caps
-from flyball_governor.device import DeviceSide, PendingWrite
+from flyball_governor.device import DeviceSide, PendingWrite, PowerWatch
 from flyball_governor.identity import boot_clock_ms
 from flyball_governor.journal import JournalError, PriorLimits
 from flyball_governor.ring_demand import Look, RingDemand
@@ -47,6 +47,7 @@ class HostCaps:
     clock: Clock
     book: CapBook = field(init=False)
     writer: CapWriter = field(init=False)
+    watch: PowerWatch | None = None  # who tells excursions, where the device side can
     ring: Ring | None = None
     targets: tuple[int, ...] = ()
     _ring_inode: int = 0
@@ -54,6 +55,7 @@ class HostCaps:
     _meters: tuple[DemandMeter, ...] = ()
     _peaks: tuple[int | None, ...] = ()
     _decided_on: tuple[object, ...] = ()
+    _watched: tuple[int, tuple[int, ...]] | None = None
 
     def __post_init__(self) -> None:
         """Begin without GPUs."""
@@ -158,9 +160,22 @@ class HostCaps:
         if grounds != self._decided_on:
             self.targets = self._targets(budget_milliwatts, pending)
             self._decided_on = grounds
-        if not self.is_enforcing or self.targets == self.book.limits():
+        if not self.is_enforcing:
             return False
-        return await self.writer.move(self.targets, budget_milliwatts, self._peaks)
+        written = self.targets != self.book.limits()
+        if written:
+            written = await self.writer.move(self.targets, budget_milliwatts, self._peaks)
+        return written
+
+    def watch_power(self, budget_milliwatts: int) -> None:
+        """Have power above what caps and budget allow now told as an excursion; lowered caps count once settled."""
+        if self.watch is None or not self.is_enforcing:
+            return
+        exposures = self.book.exposures(self.side.pending_writes())
+        watched = (max(budget_milliwatts, sum(exposures)), exposures)
+        if watched != self._watched:
+            self._watched = watched
+            self.watch.watch_power(*watched, self.config.caps.excursion_s)
 
     def _grounds(self, budget_milliwatts: int, pending: Sequence[PendingWrite]) -> tuple[object, ...]:
         """Return all that a decision rests on."""

@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from flyball_governor.bound import DeviceFacts
 from flyball_governor.identity import Identity
@@ -32,6 +32,8 @@ from flyball_governor.lease_keeper import (
 from flyball_wire.codec import from_plain, to_plain
 from flyball_wire.errors import WireError
 from flyball_wire.signing import sign
+
+DISK_WAIT_S: Final = 1.0  # what takes longer is tried again at the next event; leases come every third of their life
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +81,7 @@ class LeaseSeat:
     _unsaved: KeeperRecord | None = None
     _held_budget: int | None = None
     _is_gate_held: bool = False
+    _writing: asyncio.Task[None] | None = None
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -136,18 +139,30 @@ class LeaseSeat:
     async def _save(self, record: KeeperRecord) -> None:
         """Bring a record to disk without holding the loop up; until it is there, nothing is raised or reported."""
         self._unsaved = record
-        try:
-            await asyncio.to_thread(self.file.write, to_plain(record))
-        except JournalError as error:
+        trouble = await self._write(record)
+        if trouble is not None:
             if self.journal_error is None:
-                log.warning("%s", error)
-            self.journal_error = str(error)
+                log.warning("%s", trouble)
+            self.journal_error = trouble
             return
         self._unsaved = self.journal_error = None
         if self._held_budget is not None:
             self.budget_milliwatts, self._held_budget = self._held_budget, None
         if self._is_gate_held:
             self._open_gate()
+
+    async def _write(self, record: KeeperRecord) -> str | None:
+        """Return None once the record is on disk, else what is in the way; a disk that hangs holds nothing else up."""
+        if self._writing is not None and not self._writing.done():
+            return f"{self.file.path}: the disk does not answer"
+        self._writing = asyncio.create_task(asyncio.to_thread(self.file.write, to_plain(record)))
+        done, _ = await asyncio.wait([self._writing], timeout=DISK_WAIT_S)
+        if not done:
+            return f"{self.file.path}: the disk does not answer"
+        error = self._writing.exception()
+        if error is not None and not isinstance(error, JournalError):
+            raise error
+        return None if error is None else str(error)
 
     def _set_budget(self, milliwatts: int) -> None:
         if self._unsaved is None or milliwatts <= self.budget_milliwatts:

@@ -102,9 +102,9 @@ class NvidiaDevices:
         """Let the SM clock go again."""
         self._nvml.reset_locked_clocks(gpu)
 
-    def sample(self, ring: Ring, plan: SweepPlan, stop: Sequence[int]) -> None:
-        """Fill the ring until `stop[0]` is set."""
-        sweep.run(self._nvml, ring, plan, stop)
+    def sample(self, ring: Ring, plan: SweepPlan, stop: Sequence[int], alarm_fd: int) -> None:
+        """Fill the ring until `stop[0]` is set; write the eventfd when an excursion begins."""
+        sweep.run(self._nvml, ring, plan, stop, alarm_fd)
 
     def open_events(self) -> None:
         """Ask for XIDs, ECC, power source, poison and recovery events of every GPU."""

@@ -1,146 +1,154 @@
-"""Find out how often each field of each GPU really changes and what a read costs: `flyball-governor probe`.
+"""How often each field of each GPU really changes and what reading it costs; from that, the rate worth reading it at.
 
-Runs in its own process, beside a governor or without one: here a driver call that hangs holds up nobody else.
+A sensor that refreshes ten times a second tells nothing more when it is asked a hundred times. Reading runs in the
+calling process, so this is for a one-shot command, never for the governor's parent.
 """
 
-import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from statistics import median
-from typing import Any, Final
+from __future__ import annotations
 
-from flyball_fast.nvml import Nvml
-from flyball_fast.nvml_records import FAST_FIELDS, RARE_FIELDS, SECOND_FIELDS, FieldReading
-from flyball_governor.config import SamplingConfig
+import itertools
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Protocol
 
-POLL_HZ: Final = 200.0  # twice the finest refresh of any field known (10 ms, V100)
-PROBE_S: Final = 2.0
-READS_PER_CHANGE: Final = 2.0  # sampling twice per refresh sees every value
-SECOND_HZ: Final = 1.0
-RARE_HZ: Final = 0.1
+from flyball_fast.errors import DeviceError
+from flyball_fast.nvml_records import FAST_FIELDS, POWER_AVERAGE, RARE_FIELDS, SECOND_FIELDS, FieldReading, SweepPlan
+
+READ_EVERY_S = (
+    0.002  # half of the quickest refresh known (10 ms on GH200 [rec]) is 5 ms; finer costs more than it tells
+)
+READS_PER_REFRESH = 2.0  # a change is seen at most half a refresh late
+ENOUGH_CHANGES = 3
+FIELDS = {**FAST_FIELDS, "power_average_mw": POWER_AVERAGE, **SECOND_FIELDS, **RARE_FIELDS}
 
 
-@dataclass(slots=True)
+class FieldReader(Protocol):
+    """What is asked for fields; `flyball_fast.nvml.Nvml` is one."""
+
+    @property
+    def gpu_count(self) -> int:
+        """GPUs found."""
+        ...
+
+    def read_fields(self, gpu: int, fields: Sequence[int]) -> list[FieldReading]:
+        """Read these fields in one call."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class FieldProbe:
-    """What reads of one field of one GPU have shown so far."""
+    """What was found of one field of one GPU.
 
+    Attributes:
+        refresh_s: Median time between changes; None when it changed too seldom to tell.
+        latency_us: Mean cost of a read by the driver's own account; by the clock, where it tells none.
+        rate_hz: Worth reading at, within the budget; None where it is not supported.
+    """
+
+    gpu: int
     name: str
-    number: int
-    most_hz: float
-    code: int | None = None
-    latencies_us: list[int] = field(default_factory=list)
-    changes_s: list[float] = field(default_factory=list)
-    _last: int | None = None
-
-    def take(self, now_s: float, reading: FieldReading) -> None:
-        """Take in one read."""
-        self.code = reading.code
-        if reading.value is None:
-            return
-        self.latencies_us.append(reading.latency_us)
-        if self._last is not None and reading.value != self._last:
-            self.changes_s.append(now_s)
-        self._last = reading.value
-
-    @property
-    def refresh_s(self) -> float | None:
-        """Median time between changes; None when fewer than three were seen, as for a counter that stands still."""
-        if len(self.changes_s) < 3:
-            return None
-        return median(after - before for before, after in zip(self.changes_s, self.changes_s[1:], strict=False))
-
-    @property
-    def latency_us(self) -> float | None:
-        """Median of what the driver says a read took."""
-        return float(median(self.latencies_us)) if self.latencies_us else None
-
-    def rate_hz(self, lock_budget_ratio: float) -> float | None:
-        """Return the rate worth sampling at: asked for, twice the refresh at most, and inside the lock budget."""
-        if not self.latencies_us:
-            return None
-        rates = [self.most_hz]
-        if self.refresh_s:
-            rates.append(READS_PER_CHANGE / self.refresh_s)
-        if self.latency_us:
-            rates.append(lock_budget_ratio * 1e6 / self.latency_us)
-        return min(rates)
+    field: int
+    is_supported: bool
+    code: int
+    refresh_s: float | None = None
+    latency_us: float | None = None
+    rate_hz: float | None = None
 
 
-def probe_fields(
-    nvml: Nvml,
-    gpu: int,
-    sampling: SamplingConfig,
+def choose_rate_hz(requested_hz: float, refresh_s: float | None, latency_us: float, lock_ratio: float) -> float:
+    """Return the rate to read at: no more than asked, than twice the refresh, and than the budget pays.
+
+    Args:
+        requested_hz: The plan's rate of the field's tier.
+        refresh_s: Between two changes; None when unknown, then it limits nothing.
+        latency_us: Of one read on all GPUs together.
+        lock_ratio: Share of time that may be spent in the driver.
+    """
+    bounds = [requested_hz]
+    if refresh_s:
+        bounds.append(READS_PER_REFRESH / refresh_s)
+    if latency_us > 0:
+        bounds.append(lock_ratio / (latency_us / 1e6))
+    return min(bounds)
+
+
+def probe(
+    reader: FieldReader,
     *,
-    seconds: float = PROBE_S,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
+    seconds: float,
+    plan: SweepPlan,
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
 ) -> list[FieldProbe]:
-    """Read the fast fields of one GPU over and over, the slow ones once; return what was seen of each."""
-    fast = [FieldProbe(name, number, sampling.rate_hz) for name, number in FAST_FIELDS.items()]
-    slow = [FieldProbe(name, number, SECOND_HZ) for name, number in SECOND_FIELDS.items()]
-    slow += [FieldProbe(name, number, RARE_HZ) for name, number in RARE_FIELDS.items()]
-    _read(nvml, gpu, slow, clock())
-    end_s = clock() + seconds
-    while clock() < end_s:
-        _read(nvml, gpu, fast, clock())
-        sleep(1.0 / POLL_HZ)
-    return fast + slow
+    """Read every field of every GPU for a while, each as fast as is useful, and judge what came.
 
-
-def _read(nvml: Nvml, gpu: int, probes: list[FieldProbe], now_s: float) -> None:
-    readings = nvml.read_fields(gpu, [probe.number for probe in probes])
-    for probe, reading in zip(probes, readings, strict=True):
-        probe.take(now_s, reading)
-
-
-def probe_record(probes: Iterable[FieldProbe], lock_budget_ratio: float) -> list[dict[str, object]]:
-    """Return one plain record per field, None for what is unknown."""
+    Raises:
+        ValueError: seconds not above 0.
+    """
+    if not seconds > 0:
+        raise ValueError(f"probe of {seconds} s, expected above 0")
     return [
-        {
-            "field": probe.name,
-            "number": probe.number,
-            "is_supported": bool(probe.latencies_us),
-            "code": probe.code,
-            "refresh_s": probe.refresh_s,
-            "latency_us": probe.latency_us,
-            "rate_hz": probe.rate_hz(lock_budget_ratio),
-        }
-        for probe in probes
+        _probe_field(reader, (gpu, name), seconds / len(FIELDS), plan, clock, sleep)
+        for gpu in range(reader.gpu_count)
+        for name in FIELDS
     ]
 
 
-def probe_all(library: str | None, sampling: SamplingConfig) -> dict[str, Any]:
-    """Return the record of every GPU of this host, with driver and library versions.
-
-    Raises:
-        DeviceError: no library, no driver, or a GPU that does not answer.
-    """
-    nvml = Nvml(library)
-    nvml.open()
-    try:
-        gpus = []
-        for gpu in range(nvml.gpu_count):
-            known = nvml.describe(gpu)
-            fields = probe_record(probe_fields(nvml, gpu, sampling), sampling.lock_budget_ratio)
-            gpus.append({"gpu": gpu, "uuid": known.uuid, "name": known.name, "fields": fields})
-        return {"driver": nvml.driver_version(), "nvml": nvml.library_version(), "gpus": gpus}
-    finally:
-        nvml.close()
+def as_records(found: Sequence[FieldProbe]) -> list[dict[str, object]]:
+    """Return the findings as plain maps, for JSON."""
+    return [asdict(one) for one in found]
 
 
-def probe_lines(record: dict[str, Any]) -> Iterator[str]:
-    """Yield the record as a table for people; "-" is unknown."""
-    yield f"driver {record['driver'] or '-'}, NVML {record['nvml'] or '-'}"
-    for gpu in record["gpus"]:
-        yield f"gpu {gpu['gpu']} {gpu['name']} {gpu['uuid']}"
-        for row in gpu["fields"]:
-            if not row["is_supported"]:
-                yield f"  {row['field']:24} not supported (code {row['code']})"
-                continue
-            cells = (
-                ("refresh", row["refresh_s"], "s"),
-                ("read", row["latency_us"], "us"),
-                ("rate", row["rate_hz"], "Hz"),
-            )
-            shown = (f"{name} {'-' if value is None else format(value, '.3g')} {unit}" for name, value, unit in cells)
-            yield f"  {row['field']:24} " + "  ".join(shown)
+def _probe_field(  # noqa: PLR0917 - the caller's keywords
+    reader: FieldReader,
+    which: tuple[int, str],
+    seconds: float,
+    plan: SweepPlan,
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> FieldProbe:
+    gpu, name = which
+    began = clock()
+    changes: list[float] = []
+    costs: list[float] = []
+    last: int | None = None
+    while clock() - began < seconds:
+        before = clock()
+        try:
+            reading = reader.read_fields(gpu, [FIELDS[name]])[0]
+        except DeviceError as error:
+            return FieldProbe(gpu, name, FIELDS[name], is_supported=False, code=error.code or -1)
+        if reading.code or reading.value is None:
+            return FieldProbe(gpu, name, FIELDS[name], is_supported=False, code=reading.code)
+        after = clock()
+        costs.append(float(reading.latency_us) if reading.latency_us > 0 else (after - before) * 1e6)
+        if last is not None and reading.value != last:
+            changes.append(after)
+        last = reading.value
+        sleep(READ_EVERY_S)
+    return _judged((gpu, name), _refresh(changes), statistics.fmean(costs), plan, reader.gpu_count)
+
+
+def _refresh(changes: Sequence[float]) -> float | None:
+    if len(changes) < ENOUGH_CHANGES:
+        return None
+    return statistics.median(later - earlier for earlier, later in itertools.pairwise(changes))
+
+
+def _judged(
+    which: tuple[int, str], refresh_s: float | None, latency_us: float, plan: SweepPlan, gpus: int
+) -> FieldProbe:
+    gpu, name = which
+    tier = 0 if name in FAST_FIELDS else 1 if name == "power_average_mw" else 2 if name in SECOND_FIELDS else 3
+    rate = choose_rate_hz(plan.rates_hz[tier], refresh_s, latency_us * gpus, plan.lock_budget_ratio)
+    return FieldProbe(
+        gpu,
+        name,
+        FIELDS[name],
+        is_supported=True,
+        code=0,
+        refresh_s=refresh_s,
+        latency_us=latency_us,
+        rate_hz=rate,
+    )

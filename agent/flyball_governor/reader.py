@@ -41,9 +41,9 @@ class Reader:
             self._send(failure(error))
             return
         self._send({"kind": "ready", "gpus": [pack_gpu(gpu) for gpu in gpus], "versions": self._devices.versions()})
-        ring_fd = self._channel.receive_fd()
-        if ring_fd is not None:
-            self._sample_into(Ring.attach(ring_fd))
+        fds = self._channel.receive_fds(2)
+        if fds is not None:
+            self._sample_into(Ring.attach(fds[0]), fds[1])
 
     def _describe(self, gpu: int) -> GpuInfo:
         if gpu in self._undescribed:
@@ -51,10 +51,10 @@ class Reader:
         self._send({"kind": "asking", "gpu": gpu})
         return self._devices.describe(gpu)
 
-    def _sample_into(self, ring: Ring) -> None:
+    def _sample_into(self, ring: Ring, alarm_fd: int) -> None:
         threads = [
             threading.Thread(target=target, args=arguments, daemon=True)
-            for target, arguments in ((self._sample, (ring,)), (self._wait_events, ()))
+            for target, arguments in ((self._sample, (ring, alarm_fd)), (self._wait_events, ()))
         ]
         for thread in threads:
             thread.start()
@@ -69,9 +69,9 @@ class Reader:
             if not any(thread.is_alive() for thread in threads):
                 self._devices.close()
 
-    def _sample(self, ring: Ring) -> None:
+    def _sample(self, ring: Ring, alarm_fd: int) -> None:
         self._send({"kind": "sampling", "precedence": prefer_this_thread()})
-        self._devices.sample(ring, self._plan, self._stop)
+        self._devices.sample(ring, self._plan, self._stop, alarm_fd)
 
     def _wait_events(self) -> None:
         try:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from flyball_fast._excursions_py import BRAKE, OVER_CAP, THERMAL
 from flyball_fast.errors import (
     DeviceError,
     DeviceLost,
@@ -89,6 +91,9 @@ class ReaderKeeper:
         self._retry_at = 0.0
         self._began_at = 0.0
         self._budget_steps = 0
+        self._alarm_fd: int | None = None
+        self._power_watch: tuple[int | None, tuple[int | None, ...], float] = (None, (), 0.0)
+        self._excursions: dict[int | None, int] = {}
         self.is_starting = False
         self._retry_wait_s = self._times.retry_s
         self.ring: Ring | None = None
@@ -101,6 +106,7 @@ class ReaderKeeper:
     async def start(self) -> None:
         """Start a reader and take its inventory; raise `DeviceError` when it cannot attach."""
         await self._start_reader(frozenset())
+        asyncio.get_running_loop().add_reader(self._alarm(), self._look_at_excursions)
         self._tasks.append(asyncio.create_task(self._watch(), name=WATCH))
 
     async def stop(self) -> None:
@@ -112,10 +118,50 @@ class ReaderKeeper:
         child, self._child = self._child, None
         if child is not None and not await child.end(self._times.grace_s):
             self._stuck.append(child)
+        if self._alarm_fd is not None:
+            asyncio.get_running_loop().remove_reader(self._alarm_fd)
+            os.close(self._alarm_fd)
+            self._alarm_fd = None
+
+    def watch_power(self, lease_mw: int | None, caps_mw: Sequence[int | None], hold_s: float) -> None:
+        """Set what counts as an excursion, for this ring and any later one."""
+        self._power_watch = (lease_mw, tuple(caps_mw), hold_s)
+        self._apply_power_watch()
+
+    def _apply_power_watch(self) -> None:
+        lease_mw, caps_mw, hold_s = self._power_watch
+        if self.ring is None:
+            return
+        self.ring.set_word("hold_ns", round(hold_s * 1e9))
+        self.ring.set_word("lease_mw", lease_mw or 0)
+        for gpu, cap_mw in zip(range(self.ring.gpu_count), caps_mw, strict=False):
+            self.ring.set_gpu_word(gpu, "cap_mw", cap_mw or 0)
+
+    def _alarm(self) -> int:
+        if self._alarm_fd is None:
+            self._alarm_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        return self._alarm_fd
+
+    def _look_at_excursions(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._alarm())
+        if self.ring is None:
+            return
+        for gpu in range(self.ring.gpu_count):
+            if self._has_risen(gpu, self.ring.gpu_word(gpu, "excursions")):
+                self._tell("excursion", gpu, self.ring.gpu_word(gpu, "excursion_kinds"), _kinds(self.ring, gpu))
+        if self._has_risen(None, self.ring.word("host_excursions")):
+            self._tell("excursion", None, None, "power of all GPUs over the lease")
+
+    def _has_risen(self, gpu: int | None, count: int) -> bool:
+        before = self._excursions.get(gpu, 0)
+        self._excursions[gpu] = count
+        return count > before
 
     def close_ring(self) -> None:
         """Unmap the ring; after `stop`."""
         ring, self.ring = self.ring, None
+        self._excursions.clear()
         if ring is not None:
             ring.close()
 
@@ -182,7 +228,7 @@ class ReaderKeeper:
         self.ring.end_call()
         for gpu in range(len(self.gpus)):
             self.ring.set_state(gpu, "left_out" if gpu in left_out else "unseen")
-        child.hand_over(self.ring.fd)
+        child.hand_over(self.ring.fd, self._alarm())
         self._child, self._began_at = child, time.monotonic()
         self.error = None
         self._tasks = [task for task in self._tasks if not task.done()]
@@ -200,6 +246,7 @@ class ReaderKeeper:
             if not gpus:
                 raise DeviceError("the driver shows no GPU")
             self.ring = Ring.create(len(gpus), uuids=[gpu.uuid for gpu in gpus])
+            self._apply_power_watch()
 
     async def _listen(self, child: Child) -> None:
         while (message := await child.receive()) is not None:
@@ -324,6 +371,12 @@ class ReaderKeeper:
 
     def _plan_retry(self) -> None:
         self._retry_at = time.monotonic() + self._retry_wait_s
+
+
+def _kinds(ring: Ring, gpu: int) -> str:
+    bits = ring.gpu_word(gpu, "excursion_kinds")
+    names = {OVER_CAP: "power over the cap", BRAKE: "power brake", THERMAL: "hardware thermal slowdown"}
+    return ", ".join(name for bit, name in names.items() if bits & bit)
 
 
 def _with_known(gpus: tuple[GpuInfo, ...], known: tuple[GpuInfo, ...]) -> tuple[GpuInfo, ...]:

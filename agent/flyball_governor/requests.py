@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from flyball_fast.errors import DeviceError
 from flyball_governor.control_socket import Answer
 from flyball_governor.governor import Governor
 from flyball_governor.lease_keeper import LeaseReceived, ReleaseReceived
@@ -61,6 +62,8 @@ class Requests:
             self.refused_total += 1
             log.warning("%s refused: %s", request.action, error)
             raise
+        except DeviceError as error:
+            raise WireError(f"{request.action}: {error}") from None
 
     async def _hello(self, request: Request) -> Answer:
         identity, descriptors = self.governor.identity, []
@@ -113,18 +116,20 @@ class Requests:
         return await self._report(request)
 
     async def _lower(self, request: Request) -> Answer:
+        await self._report(request)  # refused before it changes anything where there is no report yet
         await self.governor.lower(request.limit_milliwatts)
         return await self._report(request)
 
     async def _quiesce(self, request: Request) -> Answer:
         await self.governor.quiesce("quiesced by an operator")
-        return await self._report(request)
+        return await self._gate(request)
 
     async def _resume(self, request: Request) -> Answer:
         await self.governor.resume()
-        return await self._report(request)
+        return await self._gate(request)
 
     async def _command(self, request: Request) -> Answer:
+        await self._report(request)  # refused before it changes anything where there is no report yet
         command, _ = self._open(Command, request.body)
         self._check_order(command)
         match command.action:
@@ -245,6 +250,9 @@ def notes_of(governor: Governor) -> tuple[str, ...]:
     ]
     error = governor.side.health().error
     notes += [error] if error else []
+    limit_w, least_w = governor.config.host_limit_w, seat.state.facts.minimum_milliwatts / 1000
+    if limit_w is not None and limit_w < least_w:
+        notes.append(f"host_limit_w {limit_w:g} W is below the devices' minima of {least_w:g} W: the minima hold")
     if not caps.is_enforcing and caps.targets:
         notes.append("observe: would set " + " ".join(f"{cap / 1000:.0f}" for cap in caps.targets) + " W")
     return tuple(note[:512] for note in [*notes, *seat.notes][:MAX_NOTES])

@@ -33,8 +33,8 @@ class SampledDevices(Devices, Protocol):
         """Return what is known of driver and library versions, each under its name."""
         ...
 
-    def sample(self, ring: Ring, plan: SweepPlan, stop: Sequence[int]) -> None:
-        """Fill the ring until `stop[0]` is set; the heartbeat in it names each driver call."""
+    def sample(self, ring: Ring, plan: SweepPlan, stop: Sequence[int], alarm_fd: int) -> None:
+        """Fill the ring until `stop[0]` is set; the heartbeat names each driver call, the eventfd tells excursions."""
         ...
 
     def open_events(self) -> None:

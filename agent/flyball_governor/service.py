@@ -12,7 +12,7 @@ from typing import Final
 from flyball_fast.errors import DeviceError
 from flyball_governor.config import GovernorConfig
 from flyball_governor.control_socket import ControlSocket
-from flyball_governor.device import DeviceSide
+from flyball_governor.device import DeviceSide, PowerWatch
 from flyball_governor.errors import EXIT_LOCKED, Unavailable
 from flyball_governor.events import pump_events
 from flyball_governor.governor import Governor
@@ -25,7 +25,7 @@ EXIT_RESTART: Final = EXIT_LOCKED  # systemd starts it again, with a fresh incar
 log = logging.getLogger(__name__)
 
 
-async def serve(config: GovernorConfig, identity: Identity, side: DeviceSide) -> int:
+async def serve(config: GovernorConfig, identity: Identity, side: DeviceSide, watch: PowerWatch | None = None) -> int:
     """Govern until told to stop; return the exit code.
 
     Raises:
@@ -33,7 +33,7 @@ async def serve(config: GovernorConfig, identity: Identity, side: DeviceSide) ->
     """
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(1, thread_name_prefix="journal"))
-    governor = Governor(config, identity, side)
+    governor = Governor(config, identity, side, watch=watch)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)

@@ -1,22 +1,22 @@
 """The `flyball` command: one module a subcommand, each with `add_parser` and `run`."""
 
 import argparse
+import importlib
 import importlib.metadata
 import sys
 from collections.abc import Sequence
 
-from flyball_cli import exchange, up
 from flyball_wire.errors import EXIT_CONFIG, ConfigError, FlyballError
 
-COMMANDS = (exchange, up)
+COMMANDS = ("up", "status", "hosts", "rows", "explain", "place", "exchange", "sim", "bench")
 EXIT_FAILED = 1
 EPILOG = """\
 exit codes: 0 done; 1 the command failed or a check did not hold; 2 wrong use; 78 wrong configuration; 130 interrupted
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of every subcommand."""
+def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+    """Return the parser of these subcommands; each one's module is loaded here."""
     parser = argparse.ArgumentParser(
         prog="flyball",
         description="Hold a fleet of GPU hosts under its power limit.",
@@ -25,14 +25,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"flyball {importlib.metadata.version('flyball')}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add_parser(subparsers)
+    for command in commands:
+        importlib.import_module(f"flyball_cli.{command}").add_parser(subparsers)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
-    arguments = build_parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else list(argv)
+    named = [command for command in COMMANDS if given[:1] == [command]]  # the others need not be loaded
+    arguments = build_parser(named or COMMANDS).parse_args(given)
     try:
         code: int = arguments.run(arguments)
     except ConfigError as error:

@@ -41,7 +41,7 @@ class Figures:
     single_first_ms: float
     gang_64_p50_ms: float
     gang_64_max_ms: float
-    reclaim_2000_ms: float
+    reclaim_ms: float
     reclaim_stops: int
     note: str = "decision time on one core; no API, broker or host in it"
 
@@ -51,6 +51,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser("place", help="time placement decisions")
     parser.add_argument("--hosts", type=int, default=10_000)
     parser.add_argument("--gpus", type=int, default=8, help="GPUs of each host")
+    parser.add_argument("--reclaim-hosts", type=int, default=500, help="hosts of 8 GPUs, half of them reclaimed")
     parser.add_argument("--rehearse", type=int, default=0, metavar="SEEDS", help="also rehearse this many random sites")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
@@ -59,7 +60,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print, and return 0; 1 where a rehearsal broke a rule."""
     broken = rehearse(arguments.rehearse)
-    figures = {**asdict(measure(arguments.hosts, arguments.gpus)), "rehearsals": arguments.rehearse, "broken": broken}
+    figures = {
+        **asdict(measure(arguments.hosts, arguments.gpus, arguments.reclaim_hosts)),
+        "rehearsals": arguments.rehearse,
+        "broken": broken,
+    }
     if arguments.json:
         print(json.dumps(figures))
     else:
@@ -79,12 +84,12 @@ def rehearse(seeds: int) -> int:
     return broken
 
 
-def measure(hosts: int, gpus: int) -> Figures:
-    """Return the figures of an empty site that fills, and of a full one that must give 2,000 GPUs back."""
+def measure(hosts: int, gpus: int, reclaim_hosts: int) -> Figures:
+    """Return the figures of an empty site that fills, and of a full one that must give half its GPUs back."""
     engine = new_site(hosts, gpus)
     singles, firsts = _singles(engine, gpus)
     gangs = _gangs(engine, gpus)
-    reclaim_ms, stops = _reclaim()
+    reclaim_ms, stops = _reclaim(reclaim_hosts)
     return Figures(
         hosts=hosts,
         gpus_per_host=gpus,
@@ -93,7 +98,7 @@ def measure(hosts: int, gpus: int) -> Figures:
         single_first_ms=max(firsts),
         gang_64_p50_ms=_percentile(gangs, 0.5),
         gang_64_max_ms=max(gangs),
-        reclaim_2000_ms=reclaim_ms,
+        reclaim_ms=reclaim_ms,
         reclaim_stops=stops,
     )
 
@@ -154,14 +159,14 @@ def _decide(engine: Engine, job: Job) -> float:
     return spent_ms
 
 
-def _reclaim() -> tuple[float, int]:
-    """Fill 500 hosts with 4,000 one-GPU jobs of one queue, then let another claim 2,000 GPUs as one gang."""
-    engine = new_site(500, 8, (QueueSpec("greedy"), QueueSpec("starved")))
-    for number in range(4_000):
+def _reclaim(hosts: int) -> tuple[float, int]:
+    """Fill hosts with one-GPU jobs of one queue, then let another claim half of all GPUs as one gang."""
+    engine = new_site(hosts, 8, (QueueSpec("greedy"), QueueSpec("starved")))
+    for number in range(8 * hosts):
         engine.submit(single(f"one{number}", "greedy", Member()), 0.0)
     for decision in tick(engine, 0.0):
         engine.started(decision.job_id, 0.0)
-    engine.submit(Job("hero", "starved", Group("main", member=Member(gpus=8), count=250)), 0.0)
+    engine.submit(Job("hero", "starved", Group("main", member=Member(gpus=8), count=hosts // 2)), 0.0)
     started_s = time.process_time()
     decisions = tick(engine, 10.0)
     return 1000 * (time.process_time() - started_s), sum(isinstance(decision, Stop) for decision in decisions)

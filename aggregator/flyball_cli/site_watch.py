@@ -1,11 +1,10 @@
 """Follow a site through its API while `flyball up` runs: is it governed, how much was acknowledged and sampled."""
 
 import asyncio
-import json
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from typing import Any, Final
+
+from flyball_cli.api_client import ApiClient, ApiError
 
 POLL_S: Final = 1.0
 TIMEOUT_S: Final = 2.0
@@ -15,7 +14,7 @@ class SiteWatch:
     """Reads the API of one aggregator, which may be away for a while; counters survive its restarts."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        self._client = ApiClient(url, timeout_s=TIMEOUT_S)
         self.line = "starting"
         self.leases_acked = 0
         self._acked_of_this_run = 0
@@ -68,17 +67,10 @@ class SiteWatch:
         self._samples[host] = (earlier, samples) if samples >= current else (earlier + current, samples)
 
     async def _get(self, path: str) -> dict[str, Any] | None:
-        return await asyncio.to_thread(get_json, self.url + path)
-
-
-def get_json(url: str) -> dict[str, Any] | None:
-    """Return the JSON object at a loopback address; None when nobody answers with one."""
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:  # noqa: S310 - http to our own aggregator
-            found = json.load(answer)
-    except (OSError, ValueError, urllib.error.URLError):
-        return None
-    return found if isinstance(found, dict) else None
+        try:
+            return await asyncio.to_thread(self._client.get, path)
+        except ApiError:
+            return None
 
 
 def status_line(status: dict[str, Any]) -> str:

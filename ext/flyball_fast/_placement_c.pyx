@@ -181,7 +181,7 @@ cdef class Scorer:
 
     def pick(self, int policy, int request, const uint8_t[::1] allowed, const double[::1] penalty,
              const int32_t[:, ::1] rows, const double[:, ::1] share, const double[::1] room_w,
-             const double[::1] need_w, double alpha=0.0):
+             const double[::1] need_w, double alpha=0.0, int first=0, int last=-1):
         """Return (host, gpu) of the best host, (-1, -1) where none fits; gpu is -1 unless a fraction is asked."""
         cdef Row* row = self.row_of(request)
         cdef int host, best = -1, seen = 0
@@ -190,13 +190,15 @@ cdef class Scorer:
             raise ValueError(f"allowed, penalty and rows: expected {self.hosts} hosts")
         if share.shape[0] != rows.shape[0] or share.shape[1] != rows.shape[1] or need_w.shape[0] != self.models:
             raise ValueError("share must have the shape of rows, need_w one entry for each model")
+        if last < 0 or last > self.hosts:
+            last = self.hosts
         with nogil:
-            for host in range(self.hosts):
+            for host in range(max(first, 0), last):
                 if not allowed[host] or not self.fits(row, host):
                     continue
-                if not has_room(rows, share, room_w, need_w[self.model[host]], host):
-                    continue
                 if policy == RANDOM:
+                    if not has_room(rows, share, room_w, need_w[self.model[host]], host):
+                        continue
                     seen += 1
                     if self.draw_below(seen) == 0:
                         best = host
@@ -205,7 +207,10 @@ cdef class Scorer:
                     self.score(row, host)
                 self.rate(policy, row, host, alpha, &level, &tie)
                 tie -= penalty[host]
-                if best < 0 or level > best_level or (level == best_level and tie > best_tie):
+                if best >= 0 and (level < best_level or (level == best_level and tie <= best_tie)):
+                    continue
+                # only hosts that would win look their rows up: most never do
+                if has_room(rows, share, room_w, need_w[self.model[host]], host):
                     best, best_level, best_tie = host, level, tie
         if best < 0:
             return -1, -1
@@ -290,7 +295,9 @@ cdef class Scorer:
         if not row.models[self.model[host]] or self.free_milli[host] < row.gpus * row.milli:
             return False
         for gpu in range(self.gpu_count[host]):
-            if self.gpu_left[host, gpu] >= row.milli and self.gpu_memory_left[host, gpu] >= row.gpu_memory:
+            if self.gpu_left[host, gpu] < row.milli:
+                continue
+            if row.gpu_memory == 0 or self.gpu_memory_left[host, gpu] >= row.gpu_memory:
                 found += 1
                 if found >= row.gpus:
                     return True

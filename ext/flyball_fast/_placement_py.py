@@ -140,6 +140,8 @@ class Scorer:
         room_w: Column,
         need_w: Column,
         alpha: float = 0.0,
+        first: int = 0,
+        last: int = -1,
     ) -> tuple[int, int]:
         """Return (host, gpu) of the best host, (-1, -1) where none fits; gpu is -1 unless a fraction is asked.
 
@@ -153,10 +155,12 @@ class Scorer:
             room_w: (rows,), watts each row still has.
             need_w: (models,), watts the request adds on a host of that model.
             alpha: Weight of the power term, per 100 W.
+            first: First host looked at.
+            last: Host after the last one looked at; below 0 for all.
         """
         wanted = self._request(request)
         best, best_rank, seen = -1, (0.0, 0.0), 0
-        for host in range(self.hosts):
+        for host in range(max(first, 0), self.hosts if last < 0 else min(last, self.hosts)):
             if not allowed[host] or not self._fits(wanted, host):
                 continue
             if not self._has_room(host, rows[host], share[host], room_w, need_w):

@@ -3,8 +3,10 @@
 
 from libc.stdint cimport int8_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
+from posix.unistd cimport write
 from posix.time cimport CLOCK_MONOTONIC, TIMER_ABSTIME, clock_gettime, timespec
 
+from ._excursions_c cimport judge_rows
 from ._nvml_c cimport MAX_GPUS, Nvml
 from .layout cimport (
     CALL_CLOCKS,
@@ -93,9 +95,10 @@ cdef struct Loop:
     int steps
     int calm_windows
     const uint8_t *stop
+    int alarm_fd
 
 
-def run(Nvml nvml not None, ring, plan, stop):
+def run(Nvml nvml not None, ring, plan, stop, int alarm_fd=-1):
     """Sample until `stop[0]` is not 0; see the twin."""
     cdef Loop loop
     cdef const uint8_t[::1] stop_view = stop
@@ -110,6 +113,7 @@ def run(Nvml nvml not None, ring, plan, stop):
     loop.words = <uint64_t *>loop.base
     loop.capacity = ring.capacity
     loop.stop = &stop_view[0]
+    loop.alarm_fd = alarm_fd
     _take_gpus(&loop, nvml, plan.left_out)
     _take_plan(&loop, plan)
     with nogil:
@@ -197,10 +201,18 @@ cdef void _loop(Loop *loop, const Api *api) noexcept nogil:
         for tier in range(TIERS):
             if loop.due[tier] <= deadline:
                 _tick(loop, api, tier)
+                if tier == 0 and judge_rows(loop.base, loop.gpus, loop.capacity, _now()):
+                    _alarm(loop.alarm_fd)
         now = _now()
         loop.words[W_CPU_NS] = cpu_base + _cpu() - cpu_before
         _judge_budget(loop, now)
     fb_store(&loop.words[W_CALL_STARTED], 0)
+
+
+cdef void _alarm(int fd) noexcept nogil:
+    cdef uint64_t one = 1
+    if fd >= 0:
+        write(fd, &one, 8)  # an eventfd: it fails only when nobody has read it 2**64 times
 
 
 cdef void _note_lateness(Loop *loop, int64_t late_ns) noexcept nogil:

@@ -6,10 +6,12 @@ and nothing that blocks. Before each driver call the heartbeat names it, so that
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from flyball_fast._excursions_py import judge
 from flyball_fast._nvml_py import Nvml
 from flyball_fast.errors import DeviceError, DeviceLost
 from flyball_fast.nvml_records import (
@@ -34,7 +36,7 @@ _BITS = tuple(8 * column.bytes - (column.format in "qb") for column in COLUMNS)
 T = TypeVar("T")
 
 
-def run(nvml: Nvml, ring: Ring, plan: SweepPlan, stop: Sequence[int]) -> None:
+def run(nvml: Nvml, ring: Ring, plan: SweepPlan, stop: Sequence[int], alarm_fd: int = -1) -> None:
     """Sample until `stop[0]` is not 0, at most 0.1 s later.
 
     Args:
@@ -42,6 +44,7 @@ def run(nvml: Nvml, ring: Ring, plan: SweepPlan, stop: Sequence[int]) -> None:
         ring: Of at least as many GPUs; this is its one writer.
         plan: Rates and budgets.
         stop: One byte that another thread may set.
+        alarm_fd: An eventfd that is written when an excursion begins; -1 for none.
 
     Raises:
         ValueError: `stop` is empty, or the ring has fewer GPUs than the library.
@@ -50,12 +53,12 @@ def run(nvml: Nvml, ring: Ring, plan: SweepPlan, stop: Sequence[int]) -> None:
         raise ValueError("stop: empty, expected one byte")
     if ring.gpu_count < nvml.gpu_count:
         raise ValueError(f"a ring of {ring.gpu_count} GPUs for {nvml.gpu_count}")
-    _Sweep(nvml, ring, plan).run(stop)
+    _Sweep(nvml, ring, plan, alarm_fd).run(stop)
 
 
 class _Sweep:
-    def __init__(self, nvml: Nvml, ring: Ring, plan: SweepPlan) -> None:
-        self.nvml, self.ring, self.plan = nvml, ring, plan
+    def __init__(self, nvml: Nvml, ring: Ring, plan: SweepPlan, alarm_fd: int) -> None:
+        self.nvml, self.ring, self.plan, self.alarm_fd = nvml, ring, plan, alarm_fd
         self.kept = [Row() for _ in range(nvml.gpu_count)]
         self.lost: set[int] = set()
         self.asked = plan.periods_ns()
@@ -81,6 +84,8 @@ class _Sweep:
             for tier in range(TIERS):
                 if self.due[tier] <= deadline:
                     self.tick(tier)
+                    if tier == 0 and judge(self.ring, time.monotonic_ns()) and self.alarm_fd >= 0:
+                        os.eventfd_write(self.alarm_fd, 1)
             self.ring.set_word("cpu_ns", cpu_base + time.thread_time_ns() - cpu_before)
             if self.budget.judge(time.monotonic_ns(), self.ring):
                 self.say_periods()

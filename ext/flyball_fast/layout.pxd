@@ -41,6 +41,11 @@ cdef enum:  # ring_layout.WORDS
     W_MISSED = 24
     W_CALL_NS = 28
     W_PERIOD = 32
+    W_LEASE = 40
+    W_HOLD = 41
+    W_OVER_SINCE = 42
+    W_ACTIVE = 43
+    W_EXCURSIONS = 44
     W_LATENESS = 64
 
 cdef enum:  # ring_layout.CALLS
@@ -59,6 +64,13 @@ cdef enum:  # ring_layout.GPU_WORDS
     G_ERRORS = 4
     G_SLOW_SEQ = 5
     G_SLOW = 16
+    G_CAP = 64
+    G_OVER_SINCE = 65
+    G_BRAKE_SEEN = 66
+    G_THERMAL_SEEN = 67
+    G_ACTIVE = 68
+    G_EXCURSIONS = 69
+    G_EXCURSION_KINDS = 70
 
 cdef enum:  # ring_layout.STATES
     STATE_UNSEEN = 0

@@ -10,6 +10,7 @@ import fcntl
 import mmap
 import os
 import time
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -198,6 +199,10 @@ class Ring:
         """Return one word of a GPU's part, of `ring_layout.GPU_WORDS`."""
         return self._gpu_words(gpu)[GPU_WORDS[name]]
 
+    def set_gpu_word(self, gpu: int, name: str, value: int) -> None:
+        """Set one word of a GPU's part; the writer's, or the parent's `cap_mw`."""
+        self._gpu_words(gpu)[GPU_WORDS[name]] = value
+
     def state(self, gpu: int) -> str:
         """Return what the writer last said of the GPU: one of `ring_layout.STATES`."""
         value = self.gpu_word(gpu, "state")
@@ -247,6 +252,12 @@ class Ring:
         """Sum up rows first..stop-1; None when they are not all there."""
         values = core.summarize(self.memory, self._check_gpu(gpu), self.capacity, first, stop)
         return None if values is None else Summary(*values)  # type: ignore[arg-type]  # times, counts, then optionals
+
+    def find(self, gpu: int, t_mono_ns: int) -> int:
+        """Return the index of the first row still there that is not older than this; `head` when all are older."""
+        times = self.column(gpu, "t_mono_ns")
+        first, stop = self.oldest(gpu), self.head(gpu)
+        return bisect_left(range(stop), t_mono_ns, first, key=lambda index: times[index % self.capacity])
 
     def column(self, gpu: int, name: str) -> memoryview[int]:
         """Return a column's array in place, (capacity,), read-only; row i stands at i % capacity."""

@@ -75,6 +75,12 @@ WORDS = {
     "missed": 24,
     "call_ns": 28,  # wall time in driver calls, by tier
     "period_ns": 32,  # in force now, by tier
+    # What counts as an excursion, set by the parent (0: not watched), and how many began: `_excursions_py`.
+    "lease_mw": 40,
+    "hold_ns": 41,
+    "host_over_since_ns": 42,
+    "host_active": 43,
+    "host_excursions": 44,
     "lateness": 64,  # 32 buckets: bucket k counts ticks that came 2**(k-1) .. 2**k µs late
 }
 TIERS = 4
@@ -99,6 +105,9 @@ CALLS = (
 NO_GPU = 2**32 - 1
 
 GPU_WORDS = {"begin": 0, "end": 1, "state": 2, "last_code": 3, "errors": 4, "slow_seq": 5, "uuid": 8}
+# Of the excursion watch, behind the slow values.
+GPU_WORDS |= {"cap_mw": 64, "over_since_ns": 65, "brake_seen_ns": 66, "thermal_seen_ns": 67, "active": 68}
+GPU_WORDS |= {"excursions": 69, "excursion_kinds": 70}
 UUID_BYTES = 64
 STATES = ("unseen", "ok", "lost", "left_out")
 SLOW_WORD = 16

@@ -55,7 +55,7 @@ class HelloReply:
 
 @dataclass(frozen=True, slots=True)
 class ReportReply:
-    """The signed report envelope, to be relayed as it is; for lease, report, lower, quiesce and resume."""
+    """The signed report envelope, to be relayed as it is; for lease, report, lower and command."""
 
     KIND: ClassVar[str] = "report_reply"
     VERSION: ClassVar[int] = 1
@@ -91,7 +91,7 @@ class StatusReply:
 
 @dataclass(frozen=True, slots=True)
 class GateReply:
-    """Whether new work may start, and why not."""
+    """Whether new work may start, and why not; for gate, quiesce and resume."""
 
     KIND: ClassVar[str] = "gate"
     VERSION: ClassVar[int] = 1

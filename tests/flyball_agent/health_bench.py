@@ -39,7 +39,16 @@ class Bench:
         """What the sampler tells of NVML field 230."""
         level = Level.NOTE if code == 0 else Level.QUARANTINED
         fact = Fact(
-            self.now_s, "boot-1", "nvml", entity, "recovery", level, group="driver", is_over=code == 0, recovery=code
+            self.now_s,
+            "boot-1",
+            "nvml",
+            entity,
+            "recovery",
+            level,
+            group="driver",
+            is_over=code == 0,
+            recovery=code,
+            is_hard=code > 0,
         )
         self.give(fact)
 

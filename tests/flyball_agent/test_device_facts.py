@@ -61,6 +61,7 @@ def test_unknown_values_give_no_fact_and_no_sight() -> None:
 def test_hard_words_of_the_device_count_at_once(change: dict[str, int], code: str, level: Level, action: str) -> None:
     (fact,) = facts(DeviceFacts("b"), replace(GOOD, **change))  # type: ignore[arg-type]
     assert (fact.code, fact.level, fact.action) == (code, level, action)
+    assert fact.is_hard is (level is Level.QUARANTINED)
 
 
 @pytest.mark.parametrize(

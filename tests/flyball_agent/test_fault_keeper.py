@@ -23,6 +23,7 @@ from flyball_agent.health_inputs import Boot, Intent, Order
 from flyball_agent.health_journal import HealthJournal
 from flyball_agent.health_record import State
 from flyball_agent.isolation import Isolation, OwnershipBook, Profile, Target
+from flyball_agent.isolation_bench import measure_isolation
 from flyball_agent.isolation_gates import SystemdGate
 from flyball_agent.isolation_guard import GuardLimits, IsolationGuard, Surroundings
 from flyball_agent.kernel_log import DescriptorSource, KernelLog
@@ -246,3 +247,8 @@ def test_what_was_told_is_still_known_after_kill_9(tmp_path: Path) -> None:
     with HealthJournal(path, HealthMachine()) as journal:
         known = {code for health in journal.machine.healths.values() for i in health.incidents for code in i.causes}
     assert {f"xid.{number}" for number in range(last + 1)} <= known
+
+
+def test_a_real_process_refuses_work_within_the_promised_three_seconds() -> None:
+    times = measure_isolation(rounds=2)
+    assert 0 < times.refused_max_s <= times.gate_max_s < 3.0

@@ -1,6 +1,7 @@
 """The kernel line grammar: prefixes, devices, driver verdicts, NVLink5, switches, other events, and lines that lie."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,10 @@ PREFIXES = (
     "kern  :err   : [ 38.178720] ",
     "4,1227,437812449932,c;",
     "3,98012,5566778899,-,caller=T1234;",
+    "[Jan21 04:41] ",
+    "[  +0.000096] ",
+    "[2025-01-21T04:41:44,283575+00:00] ",
+    "\x1b[32m[ 1137.356721] \x1b[0m\x1b[33m",
     "<4>1 2025-01-21T04:41:44.285060+00:00 node7 kernel - - - ",
 )
 LOST_TAIL = (
@@ -197,6 +202,7 @@ def test_a_recovery_action_is_read_by_its_number_not_its_words(code: str, expect
         (95, "Uncontained: LTC TAG (0x2). RST: Yes, D-RST: Yes", "fatal/reset_gpu"),
         (95, "Uncontained: LTC (0x0). RST: No, D-RST: No", "warn/restart_app+reset_gpu_when_idle"),
         (95, "Uncontained: LTC (0x0).", "fatal/reset_gpu"),
+        (94, "Contained: DRAM (0x3, 0x1). RST: No, D-RST: Yes, physAddr: 0x18f31d80", "fatal/drain_and_reset"),
         (94, "GSP-RISCV instance 3 fatal error", "fatal/reset_gpu"),
         (45, "Ch 00000008", "warn/restart_app"),
         (45, "Ch 00000008 caused by previous Xid 145", "info/none"),
@@ -328,6 +334,8 @@ def test_lines_that_only_look_alike_give_nothing(line: str) -> None:
         ("mlx5_core 0000:d2:00.0: wait_func:1178: ACCESS_REG(0x805) timeout. Will cause a leak of a command resource",
          "nic_command_timeout", "fatal"),
         ("NETDEV WATCHDOG: ens1 (mlx5_core): transmit queue 5 timed out", "nic_transmit_timeout", "warn"),
+        ("INFO: task python3:4711 blocked in I/O wait for more than 122 seconds.", "cpu_blocked_too_long", "warn"),
+        ("Out of memory: Kill process 9163 (train) score 511 or sacrifice child", "oom_killed", "warn"),
         ("INFO: task nvidia-smi:4711 blocked for more than 241 seconds.", "cpu_blocked_too_long", "warn"),
         ("Kernel panic - not syncing: Fatal exception", "kernel_panic", "fatal"),
         ("NVRM: GPU 0000:01:00.0: RmInitAdapter failed! (0x22:0x56:1017)", "gpu_init_failed", "fatal"),
@@ -353,3 +361,14 @@ def test_a_uuid_line_maps_an_address() -> None:
 def test_output_has_the_promised_keys() -> None:
     keys = list(json.loads(json.dumps(to_json(classify("x")))))
     assert keys[:8] == ["xid", "sxid", "event", "device", "class", "action", "scope", "rule"]
+
+
+@pytest.mark.parametrize(
+    "head", ["", "NVRM: Xid (PCI:0000:01:00): 94, ", "EDAC ", "mlx5_core ", "[", "segfault at libnccl "]
+)
+@pytest.mark.parametrize("fill", ["1", " ", "RST: Yes, D-RST: ", "A Fatal XC0 i0 Link 1 (", "[1.1]"])
+def test_no_hostile_line_costs_more_than_its_length(head: str, fill: str) -> None:
+    """A grammar that looks back from every place takes seconds for 10 kB; this one takes about 2 ms of CPU."""
+    started = time.process_time()
+    classify(head + fill * (10_000 // len(fill)))
+    assert time.process_time() - started < 0.5

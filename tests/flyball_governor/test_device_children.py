@@ -364,3 +364,22 @@ async def test_a_stall_that_lasts_stays_stalled_when_it_is_tried_again(
 
         assert side.health().stalled == {1}
         plant.gpu(HOST, 1).hang_calls = 0
+
+
+async def test_power_over_a_cap_or_the_lease_is_told_at_once(tmp_path: Path, plant: plant_state.PlantFile) -> None:
+    for gpu in (0, 1):
+        plant.gpu(HOST, gpu).power_instant_mw = 400_000
+    async with running(tmp_path) as side:
+        side.watch_power(900_000, [500_000, None], 0.02)
+        await wait_until(lambda: samples(side, 1) > 3)
+
+        plant.gpu(HOST, 0).power_instant_mw = 501_000
+        over_lease = await next_event(side, "excursion")
+        assert over_lease.gpu == 0
+        assert over_lease.detail == "power over the cap"
+
+        plant.gpu(HOST, 0).power_instant_mw = 400_000
+        plant.gpu(HOST, 1).power_instant_mw = 600_000
+        while (event := await next_event(side, "excursion")).gpu is not None:
+            pass
+        assert event.detail == "power of all GPUs over the lease"

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -371,3 +372,59 @@ async def test_the_agent_may_lower_the_host_and_take_that_back(tmp_path: Path) -
 
     assert lowered == 600_000
     assert sum(rig.side.limits) == 1_000_000
+
+
+async def test_a_host_limit_below_the_devices_minima_holds_the_minima_and_says_so(tmp_path: Path) -> None:
+    rig = Rig(enforcing(tmp_path, host_limit_w=100.0, needs_lease=False))
+    await rig.begin()
+    await rig.run(3)
+    status = (await rig.requests.handle_request(Request(1, "status"))).reply
+
+    assert rig.side.limits == [MINIMUM, MINIMUM]
+    assert "below the devices' minima" in str(status)
+
+
+async def test_a_gate_file_that_could_not_be_written_is_written_when_it_can_be(tmp_path: Path) -> None:
+    rig = await started(tmp_path)
+    (tmp_path / ".gate.new").mkdir()
+    await rig.grant(900)
+    await rig.run(2)
+    during = rig.governor.gate.is_open
+    (tmp_path / ".gate.new").rmdir()
+    await rig.run(2)
+
+    assert not during
+    assert rig.governor.gate.is_open
+
+
+class SlowDisk(StateFile):
+    """A state file whose disk answers when a test lets it."""
+
+    def __init__(self, path: Path, may_answer: Event) -> None:
+        super().__init__(path)
+        object.__setattr__(self, "may_answer", may_answer)
+
+    def write(self, record: dict[str, object]) -> None:
+        event: Event = self.may_answer  # type: ignore[attr-defined]  # set in the constructor of a frozen class
+        event.wait(20)
+        super().write(record)
+
+
+async def test_a_disk_that_hangs_holds_back_raises_but_never_a_lowering(tmp_path: Path) -> None:
+    rig = await started(tmp_path)
+    await rig.grant(1200, ttl_s=100)
+    await rig.run(3)
+    may_answer = Event()
+    rig.governor.seat.file = SlowDisk(tmp_path / "lease", may_answer)
+    lowered = await rig.grant(800, ttl_s=100)
+    await rig.run(1)
+    limits = list(rig.side.limits)
+    may_answer.set()
+    writing = rig.governor.seat._writing
+    assert writing is not None
+    await writing
+    await rig.run(2)
+
+    assert lowered.fence.seq == 1
+    assert limits == [400_000, 400_000]
+    assert rig.report.fence.seq == 2

@@ -84,8 +84,9 @@ class Board:
         penalty: Floats | None = None,
         view: RowView | None = None,
         alpha: float = 0.0,
+        span: tuple[int, int] = (0, -1),
     ) -> Claim | None:
-        """Return the claim on the best host, None where none fits; nothing is taken."""
+        """Return the claim on the best host of the span, None where none fits; nothing is taken."""
         rows = self.no_rows if view is None else view
         host, gpu = self.scorer.pick(
             policy,
@@ -97,6 +98,7 @@ class Board:
             rows.room_w,
             rows.need_w,
             alpha,
+            *span,
         )
         return None if host < 0 else self._claim(request, host, gpu)
 

@@ -49,7 +49,9 @@ def fair_shares(engine: Engine, now_s: float) -> dict[str, float]:
     wanted = dict(held)
     for work in engine.pending():
         wanted[work.job.queue] += work.job.least_gpu_milli / 1000
-    return fair_gpus(engine.tree, engine.board.fleet.capacity_milli / 1000, wanted, engine.usage.past())
+    gpus = engine.board.fleet.capacity_milli / 1000
+    past = engine.usage.past(gpus, gpus * float(engine.board.busy_w.max(initial=0.0)))
+    return fair_gpus(engine.tree, gpus, wanted, past)
 
 
 def in_turn(engine: Engine, fair: dict[str, float]) -> Iterator[Work]:

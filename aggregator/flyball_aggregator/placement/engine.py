@@ -13,7 +13,7 @@ from flyball_aggregator.placement.board import Board, Floats
 from flyball_aggregator.placement.errors import RequestError
 from flyball_aggregator.placement.gangs import Planner, Seat, charged_until
 from flyball_aggregator.placement.jobs import Group, Job
-from flyball_aggregator.placement.needs import Terms
+from flyball_aggregator.placement.needs import Terms, board_request
 from flyball_aggregator.placement.overlay import Overlay
 from flyball_aggregator.placement.queues import Amount, QueueTree
 from flyball_aggregator.placement.refusals import Refusal
@@ -48,7 +48,8 @@ class EngineSettings:
 class Hold:
     """Hosts kept for somebody: `until_s` says when a planned start is due, or when a kept place is let go.
 
-    Meanwhile a backfilled hold takes jobs that end before, and yields to higher priorities.
+    Meanwhile a backfilled hold takes jobs that end before, and yields to higher priorities. watts is (rows,): what the
+    planned start will draw beyond what has ended by then.
     """
 
     owner: str
@@ -56,6 +57,7 @@ class Hold:
     until_s: float
     priority: float
     is_backfilled: bool
+    watts: Floats
 
     def shuts_out(self, job: Job, now_s: float) -> bool:
         """Return True where the job may not use these hosts."""
@@ -90,11 +92,14 @@ class Engine:
         self.holds: dict[str, Hold] = {}
         self.nominated: dict[str, tuple[tuple[Seat, ...], float]] = {}
         self.disrupted_at_s: list[float] = []
+        self.unplannable: dict[tuple[object, ...], int] = {}
+        self.barren: dict[tuple[object, ...], tuple[int, float]] = {}
         self.hopeless: dict[tuple[object, ...], tuple[int, Refusal]] = {}
         self.first_attempt = epoch * ATTEMPTS_PER_EPOCH
         self.freed = 0
         self.plans_made = 0
         self.penalty: Floats = np.zeros(len(board.fleet))
+        self.last_failure_s = -inf
         self.failed_at_s: Floats = np.full(len(board.fleet), -inf)
         self.last_hosts: dict[str, list[int]] = {}
 
@@ -112,6 +117,8 @@ class Engine:
             for level in (wish.required, wish.preferred, wish.spread):
                 if level is not None:
                     self.topology.number(level)
+        for role in job.gang.roles():
+            self.board.scorer.warm(board_request(self.overlay, role.asked))  # paid here, not in the decision
         work = Work(job, now_s, len(self.works))
         self.works[job.id] = work
         if job.is_elastic:
@@ -145,6 +152,7 @@ class Engine:
         """A start was rolled back everywhere; the job waits again and these hosts are the last choice for it."""
         work = self.works[job_id]
         self.failed_at_s[list(hosts)] = now_s
+        self.last_failure_s = now_s if hosts else self.last_failure_s
         if work.phase is Phase.RESERVED:
             self._vacate(work)
             self._requeue(work, now_s)
@@ -164,6 +172,7 @@ class Engine:
         self._vacate(work)
         if work.after_stop in FINAL:
             self.enter(work, work.after_stop)
+            self._forget(work)
         else:
             self._requeue(work, now_s)
 
@@ -268,16 +277,19 @@ class Engine:
         """Return how to plan a job now: hosts it may use, the power weight the fullest row asks for."""
         fleet = self.board.fleet
         allowed = fleet.ready & self.tenancy.allowed(job)
+        held_back_w = np.zeros(len(self.rows.names))
         for hold in self.holds.values():
             if hold.shuts_out(job, now_s):
                 allowed = allowed & (1 - hold.hosts)
+                held_back_w += hold.watts
         return Terms(
             policy=POLICIES[self.settings.policy],
             allowed=allowed.astype(np.uint8),
-            penalty=self.penalty + FAILED_PENALTY * (now_s - self.failed_at_s < FAILED_HOST_S),
+            penalty=self._penalty(now_s),
             now_s=now_s,
             alpha=self._alpha(now_s),
             cap_ratio=cap_ratio,
+            held_back_w=held_back_w,
         )
 
     def seat(self, work: Work, seats: Sequence[Seat], amount: Amount) -> None:
@@ -339,6 +351,11 @@ class Engine:
         self.unnominate(work)
         self.drop_hold(work.job.id)
 
+    def _penalty(self, now_s: float) -> Floats:
+        if now_s - self.last_failure_s >= FAILED_HOST_S:
+            return self.penalty
+        return self.penalty + FAILED_PENALTY * (now_s - self.failed_at_s < FAILED_HOST_S)
+
     def _alpha(self, now_s: float) -> float:
         capacity = np.maximum(self.rows.capacity_mw, 1)
         fullest = float((1.0 - self.rows.room_mw(now_s) / capacity).max(initial=0.0))
@@ -367,8 +384,10 @@ class Engine:
         mask = np.zeros(len(self.board.fleet), np.uint8)
         mask[hosts] = 1
         self.last_hosts[reference] = hosts
+        until_s = now_s + self.settings.reuse_hold_s
+        watts = np.zeros(len(self.rows.names))
         self.holds[f"reuse:{reference}"] = Hold(
-            f"reuse:{reference}", mask, now_s + self.settings.reuse_hold_s, inf, is_backfilled=False
+            f"reuse:{reference}", mask, until_s, inf, is_backfilled=False, watts=watts
         )
 
 

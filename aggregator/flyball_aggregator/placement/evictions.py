@@ -12,6 +12,7 @@ from flyball_aggregator.placement.victims import Scenario, Unit, search, units_o
 from flyball_aggregator.placement.work import Decision, Phase, Shrink, Stop, Work
 
 HOUR_S = 3600.0
+BARREN_S = 30.0  # a search that found nobody is not repeated before, unless something came free
 
 
 def make_room(engine: Engine, blocked: Sequence[Work], fair: dict[str, float], now_s: float) -> list[Decision]:
@@ -22,10 +23,14 @@ def make_room(engine: Engine, blocked: Sequence[Work], fair: dict[str, float], n
     for work in blocked:
         if len(tried) >= engine.settings.evictions_per_tick:
             break
-        if work.job.signature in tried or not _may_disturb(engine, work, now_s):
+        signature = work.job.signature
+        if signature in tried or _is_barren(engine, work, now_s) or not _may_disturb(engine, work, now_s):
             continue
-        tried.add(work.job.signature)
-        decisions += _for_one(engine, work, fair, now_s)
+        tried.add(signature)
+        found = _for_one(engine, work, fair, now_s)
+        if not found:
+            engine.barren[signature] = engine.freed, now_s + BARREN_S
+        decisions += found
     return decisions
 
 
@@ -37,6 +42,11 @@ def _for_one(engine: Engine, work: Work, fair: dict[str, float], now_s: float) -
         if found is not None:
             return _nominate(engine, work, found, kind, now_s)
     return _consolidate(engine, work, now_s)
+
+
+def _is_barren(engine: Engine, work: Work, now_s: float) -> bool:
+    freed, until_s = engine.barren.get(work.job.signature, (-1, 0.0))
+    return freed == engine.freed and now_s < until_s
 
 
 def _may_disturb(engine: Engine, work: Work, now_s: float) -> bool:

@@ -133,21 +133,12 @@ class Fleet:
         self.ready[host] = 1
         self.blocked_by.pop(host, None)
 
-    def copy(self) -> "Fleet":
-        """Return a fleet whose columns may be changed without touching this one: the overlay of a search."""
-        changed = {
-            name: getattr(self, name).copy()
-            for name in ("cpu_left", "memory_left", "gpu_left", "gpu_memory_left", "ready")
-        }
-        kept = {name: getattr(self, name) for name in self.__slots__ if name not in changed}
-        return Fleet(**{**kept, **changed, "blocked_by": dict(self.blocked_by)})
-
     def has(self, claim: Claim) -> bool:
         """Return True where the claim could be taken now."""
-        host, gpus = claim.host, list(claim.gpus)
+        host = claim.host
+        left, memory = self.gpu_left[host].tolist(), self.gpu_memory_left[host].tolist()
         return bool(
-            (self.gpu_left[host, gpus] >= claim.gpu_milli).all()
-            and (self.gpu_memory_left[host, gpus] >= claim.gpu_memory_mib).all()
+            all(left[gpu] >= claim.gpu_milli and memory[gpu] >= claim.gpu_memory_mib for gpu in claim.gpus)
             and self.cpu_left[host] >= claim.cpu_milli
             and self.memory_left[host] >= claim.memory_mib
         )
@@ -168,8 +159,10 @@ class Fleet:
             FleetError: the host would have more than it owns; nothing was given.
         """
         host, gpus = claim.host, list(claim.gpus)
-        over = (self.gpu_left[host, gpus] + claim.gpu_milli > self.gpu_total[host, gpus]).any()
-        if over or self.cpu_left[host] + claim.cpu_milli > self.cpu_total[host]:
+        left, total = self.gpu_left[host].tolist(), self.gpu_total[host].tolist()
+        over = any(left[gpu] + claim.gpu_milli > total[gpu] for gpu in gpus)
+        over = over or self.cpu_left[host] + claim.cpu_milli > self.cpu_total[host]
+        if over or self.memory_left[host] + claim.memory_mib > self.memory_total[host]:
             raise FleetError(f"host {self.names[host]}: a claim was given back that was not taken")
         self._add(claim, 1)
 
@@ -182,10 +175,15 @@ class Fleet:
             raise FleetError(f"host {self.names[host]} has less left than {ask}")
 
     def _add(self, claim: Claim, sign: int) -> None:
-        host = claim.host
-        for gpu in claim.gpus:
-            self.gpu_left[host, gpu] += sign * claim.gpu_milli
-            self.gpu_memory_left[host, gpu] += sign * claim.gpu_memory_mib
+        host, gpus = claim.host, claim.gpus
+        left, memory = self.gpu_left[host], self.gpu_memory_left[host]
+        if gpus and gpus[-1] - gpus[0] + 1 == len(gpus):  # neighbours: one operation for all
+            left[gpus[0] : gpus[-1] + 1] += sign * claim.gpu_milli
+            memory[gpus[0] : gpus[-1] + 1] += sign * claim.gpu_memory_mib
+        else:
+            for gpu in gpus:
+                left[gpu] += sign * claim.gpu_milli
+                memory[gpu] += sign * claim.gpu_memory_mib
         self.cpu_left[host] += sign * claim.cpu_milli
         self.memory_left[host] += sign * claim.memory_mib
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from flyball_aggregator.placement.board import RowView
 from flyball_aggregator.placement.fleet import Claim
 from flyball_aggregator.placement.jobs import Group, Job
 from flyball_aggregator.placement.needs import (
@@ -22,7 +23,7 @@ from flyball_aggregator.placement.needs import (
 )
 from flyball_aggregator.placement.overlay import Held, Overlay
 from flyball_aggregator.placement.refusals import Refusal, diagnose
-from flyball_aggregator.placement.rows import START_ALLOWANCE_S, STOP_GRACE_S, Charge
+from flyball_aggregator.placement.rows import MILLI, START_ALLOWANCE_S, STOP_GRACE_S, Charge
 from flyball_aggregator.placement.topology import Mask, Topology
 
 TRIES = 32  # domains tried for one plan before it is given up
@@ -98,6 +99,9 @@ class _Attempt:
     def __init__(self, planner: Planner, terms: Terms, end_s: float) -> None:
         self._planner, self._terms, self._end_s = planner, terms, end_s
         self._overlay, self._topology = planner.overlay, planner.topology
+        self._views: dict[str, RowView] = {}
+        self._spanned: Mask | None = None
+        self._bounds = (0, -1)
 
     def place(self, group: Group, mask: Mask) -> bool:
         """Seat a group somewhere in the mask, trying one domain after the other."""
@@ -109,6 +113,7 @@ class _Attempt:
             if self._inside(group, domain):
                 return True
             self._overlay.rollback(mark)
+            self._views.clear()
             del self._planner.seats[seated:]
         return False
 
@@ -213,8 +218,29 @@ class _Attempt:
         if self._overlay.rows.refusal(charge, self._terms.now_s) is not None:
             return False
         held = self._overlay.take(claim, charge)
+        self._lower_views(charge)
         self._planner.seats.append(Seat(role.name, rank // role.count, rank % role.count, held, charge, need.cap_w))
         return True
+
+    def _span(self, mask: Mask) -> tuple[int, int]:
+        """Return the hosts between which a mask lies; the same mask is asked for member after member."""
+        if self._spanned is not mask:
+            hosts = np.flatnonzero(mask)
+            self._spanned, self._bounds = mask, (int(hosts[0]), int(hosts[-1]) + 1) if len(hosts) else (0, 0)
+        return self._bounds
+
+    def _view(self, role: Group, need: Need) -> RowView:
+        if role.name not in self._views:
+            self._views[role.name] = row_view(self._overlay, need, self._terms, self._end_s)
+        return self._views[role.name]
+
+    def _lower_views(self, charge: Charge) -> None:
+        """Take a charge off the rooms known; where promised windows narrow them too, look them up again."""
+        if self._overlay.rows.promises:
+            self._views.clear()
+        for view in self._views.values():
+            for row, add_mw, _ in charge.lines:
+                view.room_w[row] -= add_mw / MILLI
 
     def _pick(self, role: Group, mask: Mask, need: Need) -> Claim | None:
         member = role.asked
@@ -225,8 +251,9 @@ class _Attempt:
             board_request(self._overlay, member),
             allowed=allowed,
             penalty=self._terms.penalty,
-            view=row_view(self._overlay, need, self._terms, self._end_s),
+            view=self._view(role, need),
             alpha=self._terms.alpha,
+            span=self._span(mask),
         )
 
 

@@ -132,6 +132,21 @@ class Rehearsal:
             if not spec.limit.covers(engine.tree.held[spec.name]) or not spec.quota.covers(engine.tree.firm[spec.name]):
                 raise BrokenError(f"queue {spec.name} holds more than it may")
         self._check_gangs()
+        self._check_ledgers()
+
+    def _check_ledgers(self) -> None:
+        """Raise BrokenError where a job that is over holds something, or the sums are not those of the seats."""
+        engine = self.engine
+        used = 0
+        for job_id, work in engine.works.items():
+            seats = [*work.seats, *work.next_seats]
+            used += sum(seat.held.claim.total_milli for seat in seats)
+            if work.phase in FINAL and (seats or job_id in engine.nominated or job_id in engine.holds):
+                raise BrokenError(f"job {job_id} is {work.phase} and still holds a place")
+        if used != engine.board.fleet.capacity_milli - int(engine.board.fleet.gpu_left.sum()):
+            raise BrokenError("GPUs given out and GPUs in seats differ")
+        if len(engine.rows.charges) != sum(len(w.seats) + len(w.next_seats) for w in engine.works.values()):
+            raise BrokenError("charges and seats differ in number")
 
     def _check_gangs(self) -> None:
         for job_id, work in self.engine.works.items():

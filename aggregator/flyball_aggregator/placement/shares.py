@@ -1,5 +1,6 @@
 """Fair shares: what each queue deserves of what there is, with past use fading out of memory."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -67,7 +68,8 @@ def fair_gpus(
         tree: The queues.
         total: GPUs of the site.
         wanted: GPUs each leaf holds and asks for.
-        past: Faded use of each leaf; takes weight off queues that had more than their part among their siblings.
+        past: Faded use of each leaf over what the site could give in the time remembered; takes weight off queues that
+            had more than their part among their siblings.
     """
     asked = {name: _below(tree, name, wanted) for name in tree.specs}
     used = {name: _below(tree, name, past) for name in tree.specs}
@@ -96,7 +98,7 @@ def _claimants(
     for name in names:
         spec = tree.specs[name]
         part = spec.weight / weights
-        excess = max(0.0, used[name] / total - part) if total > EPSILON else 0.0
+        excess = max(0.0, used[name] - part * total)
         weight = max(part - excess, part * EPSILON)
         claimants.append(Claimant(name, spec.quota.gpus, asked[name], spec.limit.gpus, weight, spec.priority))
     return claimants
@@ -122,11 +124,14 @@ class Usage:
                 table[name] = table.get(name, 0.0) + amount * unit * hours
         self.at_s = max(self.at_s, now_s)
 
-    def past(self) -> dict[str, float]:
-        """Return each queue's part of the faded GPU hours, or of the kWh where that is larger, 0..1."""
+    def past(self, gpus: float, watts: float) -> dict[str, float]:
+        """Return each queue's use over what a site of these GPUs and watts gives in the time remembered, 0..1.
+
+        GPU hours or kWh, whichever is more. A short history counts for little.
+        """
+        remembered_h = self.half_life_s / math.log(2) / 3600.0
         result: dict[str, float] = {}
-        for table in (self.gpu_hours, self.kwh):
-            total = sum(table.values())
-            for name, value in table.items() if total > EPSILON else ():
-                result[name] = max(result.get(name, 0.0), value / total)
+        for table, capacity in ((self.gpu_hours, gpus), (self.kwh, watts * 1e-3)):
+            for name, value in table.items() if capacity > EPSILON else ():
+                result[name] = max(result.get(name, 0.0), value / (capacity * remembered_h))
         return result

@@ -21,6 +21,8 @@ class Topology:
             raise RequestError(f"levels {list(levels)}: hosts name {len(fleet.domains)} domains each")
         self.levels = tuple(levels)
         self._domains = fleet.domains
+        # hosts that the largest 1, 2, ... domains of each level hold
+        self._most_held = [np.cumsum(np.sort(np.bincount(row[row >= 0]))[::-1]) for row in fleet.domains]
 
     def number(self, level: str) -> int:
         """Return the index of a level.
@@ -67,12 +69,11 @@ class Topology:
         """
         used = best = worst = 0
         distinct = sorted(set(hosts))
-        for row in self._domains:
-            sizes = np.sort(np.bincount(row[row >= 0]))[::-1] if (row >= 0).any() else np.zeros(0, np.int64)
-            fewest = int(np.searchsorted(np.cumsum(sizes), len(distinct)) + 1) if sizes.sum() >= len(distinct) else 1
+        for row, held in zip(self._domains, self._most_held, strict=True):
+            fewest = int(np.searchsorted(held, len(distinct)) + 1) if len(held) and held[-1] >= len(distinct) else 1
             used += len({int(row[host]) for host in distinct})
             best += fewest
-            worst += max(fewest, min(len(distinct), len(sizes)))
+            worst += max(fewest, min(len(distinct), len(held)))
         return 1.0 if worst <= best else min(1.0, max(0.0, 1.0 - (used - best) / (worst - best)))
 
 

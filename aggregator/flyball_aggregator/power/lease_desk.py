@@ -9,7 +9,9 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
+
+import msgpack
 
 from flyball_aggregator.power import ledger
 from flyball_aggregator.power.ledger import HostLedger, LedgerEffect, LedgerEvent, LedgerState, RowState
@@ -24,6 +26,9 @@ from flyball_wire.units import MILLI, cap_milliwatts, commitment_milliwatts
 
 LOG: Final = logging.getLogger(__name__)
 PPM: Final = 1_000_000
+TURNS: Final = 3  # hosts renew in turns, so that no second renews them all
+RENEW_MARGIN_MS: Final = 400  # ticks are not exactly a second apart
+REPEAT_MS: Final = 1_800  # a report that repeats the last is read again this often, for its stamp
 WATT: Final = 1000  # milliwatts; constants move in whole watts, so that noise writes no ledger event
 
 
@@ -65,6 +70,7 @@ class LeaseDesk:
         self.refused: Counter[str] = Counter()  # grants, by reason
         self.refusals: dict[str, ledger.Refused] = {}  # the newest of each host
         self.forged = 0
+        self.repeated = 0  # reports that said nothing new, passed over unread
         self.leases_acked = 0  # reports that fenced a newer lease than any before
         self.state = LedgerState(settings=ledger_settings(site))
         self._site = site
@@ -73,6 +79,7 @@ class LeaseDesk:
         self._on_alarm = on_alarm
         self._effects: list[LedgerEffect] = []
         self._log_lock = threading.Lock()  # commits run in a thread, a later epoch is taken on the loop
+        self._said: dict[str, dict[str, Any]] = {}  # the newest verified report of each host, as plain values
         self._keys = {host.name: _report_keys(host) for host in site.hosts}
 
     @property
@@ -89,8 +96,10 @@ class LeaseDesk:
             self._step(_enrolment(host))
         self._step(ledger.RowsChanged(tuple(self._ledger_row(row, row.limit_w, _constant_w(row)) for row in rows)))
 
-    def take_report(self, host: str, envelope: bytes) -> Report:
-        """Verify a signed report and feed it to the ledger.
+    def take_report(self, host: str, envelope: bytes) -> Report | None:
+        """Verify a signed report and feed it to the ledger; None when it only repeats the last one.
+
+        A repetition is passed over before it is verified: nothing can come of it but a saved signature check.
 
         Raises:
             WireError: malformed, of another host, or not signed by this host's key; the ledger did not see it.
@@ -98,6 +107,10 @@ class LeaseDesk:
         keys = self._keys.get(host)
         if keys is None:
             raise WireError(f"report of {host!r}: the site lists no such host")
+        said = peek_report(envelope)
+        if is_repetition(self._said.get(host), said):
+            self.repeated += 1
+            return None
         try:
             report = open_signed(Report, envelope, keys)
         except SignatureError:
@@ -105,6 +118,7 @@ class LeaseDesk:
             raise
         if report.host != host:
             raise WireError(f"report of {report.host!r} on the topic of {host!r}")
+        self._said[host] = said or {}
         known = self.state.hosts.get(host)
         self._step(ledger.ReportReceived(report, is_authenticated=True))
         self.leases_acked += known is not None and report.fence > known.fence
@@ -137,9 +151,12 @@ class LeaseDesk:
         """Return what the ledger counts on a row."""
         return self.state.rows[name]
 
-    def is_due(self, host: HostLedger, now_s: float) -> bool:
-        """Return whether a host's lease must be sent again to stay alive."""
-        return host.sent_milliwatts is None or _milliseconds(now_s) - host.sent_ms >= self.state.settings.renew_ms
+    def is_due(self, host: HostLedger, now_s: float, *, is_turn: bool = False) -> bool:
+        """Return whether a host's lease must be sent again to stay alive; on its turn a little before it must."""
+        age_ms = _milliseconds(now_s) - host.sent_ms
+        settings = self.state.settings
+        must_ms = settings.ttl_ms // 3 - RENEW_MARGIN_MS
+        return host.sent_milliwatts is None or age_ms >= (settings.renew_ms if is_turn else must_ms)
 
     def take_batch(self) -> tuple[LedgerEffect, ...]:
         """Return the effects since the last batch, to be committed; alarms and refusals are dealt with here."""
@@ -230,8 +247,28 @@ def ledger_settings(site: Site) -> ledger.LedgerSettings:
         ttl_ms=round(policy.lease_ttl_s * 1000),
         hold_ms=round(policy.lease_hold_s * 1000),
         ramp_milliwatts_per_s=max(1, round(policy.lease_ramp_ratio_per_s * largest_w * MILLI)),
-        renew_ms=round(policy.lease_ttl_s * 1000 / 3) - 400,  # ticks are a second apart: never later than a third
+        renew_ms=max(round(policy.lease_ttl_s * 1000 / 3 / TURNS) - RENEW_MARGIN_MS, 1),
     )
+
+
+def peek_report(envelope: bytes) -> dict[str, Any] | None:
+    """Return the plain values in an envelope, unverified and unchecked; None when it is not one."""
+    try:
+        parts = msgpack.unpackb(envelope, max_ext_len=0)
+        plain = msgpack.unpackb(parts[0], max_ext_len=0)
+    except (ValueError, TypeError, IndexError, KeyError, RecursionError, msgpack.UnpackException):
+        return None
+    return plain if isinstance(plain, dict) else None
+
+
+def is_repetition(known: dict[str, Any] | None, said: dict[str, Any] | None) -> bool:
+    """Return whether a report repeats the last verified one but for a stamp that is hardly newer."""
+    if not known or not said:
+        return False
+    stamp_ms, known_ms = said.get("stamp_ms"), known.get("stamp_ms")
+    if not isinstance(stamp_ms, int) or not isinstance(known_ms, int):
+        return False
+    return stamp_ms < known_ms + REPEAT_MS and {**said, "stamp_ms": 0} == {**known, "stamp_ms": 0}
 
 
 def whole_watts(power_w: float) -> int:

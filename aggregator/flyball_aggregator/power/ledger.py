@@ -7,7 +7,6 @@ share what did not change (see frozen_table), so that a step costs O(sqrt(hosts)
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Final
 
 from flyball_aggregator.power.frozen_table import FrozenTable
@@ -26,6 +25,7 @@ from flyball_aggregator.power.ledger_events import (
     LogAbility,
     LogGrant,
     LogHost,
+    LogMembers,
     OutletLocked,
     OutletUnlockWanted,
     OutOfBandCap,
@@ -42,19 +42,20 @@ from flyball_aggregator.power.ledger_events import (
 )
 from flyball_aggregator.power.ledger_grants import grant, send_release
 from flyball_aggregator.power.ledger_host import Candidate, Grant, HostLedger, forgotten, with_report
-from flyball_aggregator.power.ledger_rows import Row, RowState, headroom_of
+from flyball_aggregator.power.ledger_rows import Row, RowState, headroom_of, room_milliwatts
 from flyball_aggregator.power.ledger_rules import ALL_LEDGER_RULES, LedgerRules
 from flyball_aggregator.power.ledger_site import change_host, change_rows
 from flyball_aggregator.power.ledger_state import LedgerState, Outcome, recounted, with_host
+from flyball_wire.changed import changed
 from flyball_wire.lease import Fence
 
 __all__ = [
     "ALL_LEDGER_RULES", "Alarm", "Candidate", "ConflictCleared", "Deposed", "EpochStarted", "Grant", "GrantWanted",
     "HostEnrolled", "HostLedger", "HostRemoved", "HostSilent", "LedgerEffect", "LedgerEvent", "LedgerRules",
-    "LedgerSettings", "LedgerState", "LogAbility", "LogGrant", "LogHost", "OutOfBandCap", "Outcome", "OutletLocked",
-    "OutletUnlockWanted", "RefusalReason", "Refused", "ReleaseWanted", "ReportReceived", "Row", "RowLimitChanged",
-    "RowState", "RowsChanged", "SendLease", "SendRelease", "TakeEpoch", "UnlockOutlet", "commitment_milliwatts",
-    "headroom_milliwatts", "restore", "step",
+    "LedgerSettings", "LedgerState", "LogAbility", "LogGrant", "LogHost", "LogMembers", "OutOfBandCap", "Outcome",
+    "OutletLocked", "OutletUnlockWanted", "RefusalReason", "Refused", "ReleaseWanted", "ReportReceived", "Row",
+    "RowLimitChanged", "RowState", "RowsChanged", "SendLease", "SendRelease", "TakeEpoch", "UnlockOutlet",
+    "commitment_milliwatts", "headroom_milliwatts", "largest_grant_milliwatts", "restore", "step",
 ]  # fmt: skip
 
 MAX_EPOCH_JUMP: Final = 1_000_000  # a report further ahead than this many starts is a bug of its host, not a restore
@@ -73,20 +74,20 @@ def step(state: LedgerState, event: LedgerEvent, rules: LedgerRules = ALL_LEDGER
         case GrantWanted():
             return grant(state, event, rules)
         case RowLimitChanged():
-            row = replace(
+            row = changed(
                 state.rows[event.row],
                 limit_milliwatts=event.limit_milliwatts,
                 constant_milliwatts=event.constant_milliwatts,
             )
-            return replace(state, rows=state.rows.with_item(row.name, row)), ()
+            return changed(state, rows=state.rows.with_item(row.name, row)), ()
         case EpochStarted():
             return _start_epoch(state, event, rules), ()
         case Deposed():
-            return replace(state, epoch=0), ()
+            return changed(state, epoch=0), ()
         case LogAbility(can_log=can_log):
-            return replace(state, can_log=can_log), ()
+            return changed(state, can_log=can_log), ()
         case RowsChanged(rows=rows):
-            return change_rows(state, rows, rules), ()
+            return change_rows(state, rows, rules)
         case ReleaseWanted():
             return send_release(state, state.hosts[event.host])
         case _:
@@ -94,11 +95,24 @@ def step(state: LedgerState, event: LedgerEvent, rules: LedgerRules = ALL_LEDGER
 
 
 def restore(
-    settings: LedgerSettings, epoch: EpochStarted, hosts: Iterable[HostLedger], rules: LedgerRules = ALL_LEDGER_RULES
+    settings: LedgerSettings,
+    epoch: EpochStarted,
+    hosts: Iterable[HostLedger],
+    members: Iterable[tuple[str, tuple[tuple[str, int], ...]]] = (),
+    rules: LedgerRules = ALL_LEDGER_RULES,
 ) -> LedgerState:
-    """Return the state of a leader that begins from its store."""
+    """Return the state of a leader that begins from its store: enrol the site's hosts and declare its rows next.
+
+    Args:
+        settings: Lease life.
+        epoch: The durable new epoch.
+        hosts: As last logged, with the grants logged after.
+        members: Who counted in which row, as last logged (LogMembers).
+        rules: For the checkers.
+    """
     table = FrozenTable((host.host, recounted(host)) for host in hosts)
-    return _start_epoch(LedgerState(settings=settings, hosts=table), epoch, rules)
+    state = LedgerState(settings=settings, hosts=table, stored_members=FrozenTable(members))
+    return _start_epoch(state, epoch, rules)
 
 
 def commitment_milliwatts(state: LedgerState, host: str) -> int:
@@ -111,6 +125,15 @@ def headroom_milliwatts(state: LedgerState, row: str) -> int:
     return headroom_of(state.rows[row])
 
 
+def largest_grant_milliwatts(state: LedgerState, host: str) -> int:
+    """Return the most that `GrantWanted` would grant a host now: its commitment and what its rows have left."""
+    known = state.hosts[host]
+    room = known.maximum_milliwatts - known.commitment_milliwatts
+    for name, ppm in state.coefficients.get(host, ()):
+        room = min(room, room_milliwatts(state.rows[name], ppm))
+    return known.commitment_milliwatts + max(0, room)
+
+
 def _report(state: LedgerState, event: ReportReceived, rules: LedgerRules) -> Outcome:
     report = event.report
     host = state.hosts.get(report.host)
@@ -120,11 +143,11 @@ def _report(state: LedgerState, event: ReportReceived, rules: LedgerRules) -> Ou
         return state, (Alarm(report.host, "unauthenticated", "a report that its governor's key did not sign"),)
     if rules.restore_counts_maximum and state.epoch and _is_unheard_of(state, host, report.fence):
         return _forget(state, host, report.fence)
-    changed, alarm = with_report(host, report, Fence(state.epoch, state.seq), rules)
-    if changed is host:
+    after, alarm = with_report(host, report, Fence(state.epoch, state.seq), rules)
+    if after is host:
         return state, ()
-    state, changed = with_host(state, changed)
-    log = (LogHost(changed),) if _is_worth_logging(host, changed) else ()
+    state, after = with_host(state, after)
+    log = (LogHost(after),) if _is_worth_logging(host, after) else ()
     return state, log if alarm is None else (*log, Alarm(host.host, "conflict", alarm))
 
 
@@ -140,14 +163,14 @@ def _forget(state: LedgerState, host: HostLedger, fence: Fence) -> Outcome:
     if fence.epoch > state.epoch + MAX_EPOCH_JUMP:
         return state, (Alarm(host.host, "implausible_fence", f"a report with epoch {fence.epoch}"),)
     alarm = Alarm(host.host, "restored", f"heard fence {fence.epoch}.{fence.seq}, of which there is no record")
-    return replace(state, epoch=0), (TakeEpoch(max(fence.epoch, state.epoch)), alarm)
+    return changed(state, epoch=0), (TakeEpoch(max(fence.epoch, state.epoch)), alarm)
 
 
 def _start_epoch(state: LedgerState, event: EpochStarted, rules: LedgerRules) -> LedgerState:
-    state = replace(state, epoch=event.epoch, seq=0, epochs=dict(event.epochs))
+    state = changed(state, epoch=event.epoch, seq=0, epochs=dict(event.epochs))
     if not event.is_restored or not rules.restore_counts_maximum:
         return state
-    state = replace(state, forgiven_below_epoch=event.epoch)
+    state = changed(state, forgiven_below_epoch=event.epoch)
     for host in tuple(state.hosts.values()):
         state, _ = with_host(state, forgotten(host))
     return state

@@ -176,6 +176,13 @@ class LogHost:
 
 
 @dataclass(frozen=True, slots=True)
+class LogMembers:
+    """Make durable which host counts in which row and with what coefficient, those that left without proof included."""
+
+    members: tuple[tuple[str, tuple[tuple[str, int], ...]], ...]  # host -> (row, ppm)
+
+
+@dataclass(frozen=True, slots=True)
 class SendLease:
     """Sign and send, after all logs before it are durable."""
 
@@ -226,4 +233,4 @@ class Alarm:
     detail: str
 
 
-LedgerEffect = LogGrant | LogHost | SendLease | SendRelease | UnlockOutlet | TakeEpoch | Refused | Alarm
+LedgerEffect = LogGrant | LogHost | LogMembers | SendLease | SendRelease | UnlockOutlet | TakeEpoch | Refused | Alarm

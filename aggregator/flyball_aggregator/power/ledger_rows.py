@@ -1,7 +1,7 @@
 """Rows as the ledger keeps them: limits, running sums, and which host counts where."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from flyball_aggregator.power.frozen_table import FrozenTable
@@ -41,13 +41,21 @@ def headroom_of(row: RowState) -> int:
     return row.limit_milliwatts - row.constant_milliwatts - -(-row.committed_ppm // PPM)
 
 
+def room_milliwatts(row: RowState, ppm: int) -> int:
+    """Return by how much a host with this coefficient may rise in a row, rounded down; negative in descent."""
+    if ppm <= 0:
+        return row.limit_milliwatts
+    return ((row.limit_milliwatts - row.constant_milliwatts) * PPM - row.committed_ppm) // ppm
+
+
 def with_change(
     rows: FrozenTable[RowState], shares: Iterable[tuple[str, int]], delta_milliwatts: int
 ) -> FrozenTable[RowState]:
     """Return the rows after one host's commitment moved."""
     for name, ppm in shares:
         row = rows[name]
-        rows = rows.with_item(name, replace(row, committed_ppm=row.committed_ppm + delta_milliwatts * ppm))
+        committed_ppm = row.committed_ppm + delta_milliwatts * ppm
+        rows = rows.with_item(name, RowState(name, row.limit_milliwatts, row.constant_milliwatts, committed_ppm))
     return rows
 
 

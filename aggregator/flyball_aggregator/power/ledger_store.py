@@ -13,7 +13,14 @@ from typing import Final
 import msgpack
 
 from flyball_aggregator.power.ledger import LedgerState, restore
-from flyball_aggregator.power.ledger_events import EpochStarted, LedgerEffect, LedgerSettings, LogGrant, LogHost
+from flyball_aggregator.power.ledger_events import (
+    EpochStarted,
+    LedgerEffect,
+    LedgerSettings,
+    LogGrant,
+    LogHost,
+    LogMembers,
+)
 from flyball_aggregator.power.ledger_host import HostLedger, with_grant
 from flyball_aggregator.power.ledger_witness import Witness, read_witness, write_witness
 from flyball_wire.codec import from_plain, to_plain
@@ -23,6 +30,9 @@ _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS epochs (epoch INTEGER PRIMARY KEY, last_seq INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS hosts (
     host TEXT PRIMARY KEY, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, record BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS members (
+    host TEXT NOT NULL, row TEXT NOT NULL, ppm INTEGER NOT NULL, PRIMARY KEY (host, row)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS grants (
     host TEXT NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
@@ -54,7 +64,11 @@ class StoredLedger:
     epoch: int
     epochs: Mapping[int, int]
     hosts: tuple[HostLedger, ...]
+    members: tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
     is_restored: bool
+
+
+Log = LogGrant | LogHost | LogMembers
 
 
 class LedgerStore:
@@ -67,7 +81,7 @@ class LedgerStore:
         self._epoch = 0
         self._seq = 0
         self._witness = Witness(0, 0, 0)
-        self._unlogged: list[LogGrant] = []
+        self._unlogged: dict[object, Log] = {}  # what a full disk kept out of the store; written when there is room
 
     def open_epoch(self, above: int = 0) -> StoredLedger:
         """Take a new epoch above every one in store, witness and `above`, durably, and read everything back.
@@ -92,7 +106,7 @@ class LedgerStore:
             StoreFullError: nothing was written; a batch of lowers alone does not raise it.
             CommitInDoubtError: step down.
         """
-        logs = [effect for effect in effects if isinstance(effect, LogGrant | LogHost)]
+        logs = [effect for effect in effects if isinstance(effect, Log)]
         if not logs:
             return
         db = self._db
@@ -101,6 +115,7 @@ class LedgerStore:
         try:
             self._write(db, logs)
         except StoreFullError:
+            self._unlogged.update((_key(log), log) for log in logs if not isinstance(log, LogGrant))
             self._witness_lowers(logs)
         else:
             self._unlogged.clear()
@@ -125,16 +140,16 @@ class LedgerStore:
         db.execute("COMMIT")
         self._witness = witness if witness is not None else self._witness
         self._write_witness(unlogged_from=0)
-        return StoredLedger(self._epoch, epochs, _read_hosts(db), is_restored)
+        return StoredLedger(self._epoch, epochs, _read_hosts(db), _read_members(db), is_restored)
 
-    def _write(self, db: sqlite3.Connection, logs: list[LogGrant | LogHost]) -> None:
+    def _write(self, db: sqlite3.Connection, logs: list[Log]) -> None:
         seq = self._seq
         try:
             db.execute("BEGIN IMMEDIATE")
             newest = db.execute("SELECT max(epoch) FROM epochs").fetchone()[0]
             if newest != self._epoch:
                 raise DeposedError(f"epoch {newest} is in the store, this leader's is {self._epoch}")
-            for log in (*self._unlogged, *logs):
+            for log in (*self._unlogged.values(), *logs):
                 seq = max(seq, self._insert(db, log, seq))
             db.execute("UPDATE epochs SET last_seq = ? WHERE epoch = ?", (seq, self._epoch))
         except sqlite3.Error as error:
@@ -157,7 +172,7 @@ class LedgerStore:
                 raise StoreFullError(f"ledger store {self._path}: {error}") from error
             raise CommitInDoubtError(f"ledger store {self._path}: {error}") from error
 
-    def _insert(self, db: sqlite3.Connection, log: LogGrant | LogHost, seq: int) -> int:
+    def _insert(self, db: sqlite3.Connection, log: Log, seq: int) -> int:
         """Write one log entry; return the newest sequence number with it."""
         if isinstance(log, LogHost):
             host = log.host
@@ -167,13 +182,18 @@ class LedgerStore:
             db.execute("DELETE FROM grants WHERE host = ? AND (epoch, seq) <= (?, ?)",
                        (host.host, fence.epoch, fence.seq))  # fmt: skip
             return seq
-        if log.fence.epoch != self._epoch or (log.fence.seq <= self._seq and log not in self._unlogged):
+        if isinstance(log, LogMembers):
+            db.execute("DELETE FROM members")
+            members = [(host, row, ppm) for host, shares in log.members for row, ppm in shares]
+            db.executemany("INSERT INTO members VALUES (?, ?, ?)", members)
+            return seq
+        if log.fence.epoch != self._epoch or (log.fence.seq <= self._seq and log.fence not in self._unlogged):
             raise LedgerStoreError(f"grant {log.fence.epoch}.{log.fence.seq}: expected above {self._epoch}.{self._seq}")
         row = (log.host, log.fence.epoch, log.fence.seq, log.incarnation, log.milliwatts, log.kind)
         db.execute("INSERT INTO grants VALUES (?, ?, ?, ?, ?, ?)", row)
         return log.fence.seq
 
-    def _witness_lowers(self, logs: list[LogGrant | LogHost]) -> None:
+    def _witness_lowers(self, logs: list[Log]) -> None:
         """Note lowers in the witness alone; anything else waits for room.
 
         Raises:
@@ -184,7 +204,7 @@ class LedgerStore:
             raise StoreFullError(f"ledger store {self._path}: no room, nothing was written")
         first = self._witness.unlogged_from or self._seq + 1
         self._seq = max(self._seq, *(log.fence.seq for log in grants))
-        self._unlogged.extend(grants)
+        self._unlogged.update((_key(log), log) for log in grants)
         self._write_witness(unlogged_from=first)
 
     def _write_witness(self, *, unlogged_from: int) -> None:
@@ -199,7 +219,14 @@ class LedgerStore:
 def start_ledger(settings: LedgerSettings, stored: StoredLedger) -> LedgerState:
     """Return the state of a leader that begins from what its store held."""
     event = EpochStarted(stored.epoch, stored.epochs, is_restored=stored.is_restored)
-    return restore(settings, event, stored.hosts)
+    return restore(settings, event, stored.hosts, stored.members)
+
+
+def _key(log: Log) -> object:
+    """Return what a log entry replaces while it waits for room."""
+    if isinstance(log, LogGrant):
+        return log.fence
+    return log.host.host if isinstance(log, LogHost) else LogMembers
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -238,3 +265,10 @@ def _read_hosts(db: sqlite3.Connection) -> tuple[HostLedger, ...]:
         if fence > logged_at:
             hosts[name] = fence, with_grant(host, fence, milliwatts)
     return tuple(host for _, host in hosts.values())
+
+
+def _read_members(db: sqlite3.Connection) -> tuple[tuple[str, tuple[tuple[str, int], ...]], ...]:
+    members: dict[str, list[tuple[str, int]]] = {}
+    for host, row, ppm in db.execute("SELECT host, row, ppm FROM members ORDER BY host, row"):
+        members.setdefault(host, []).append((row, ppm))
+    return tuple((host, tuple(shares)) for host, shares in members.items())

@@ -19,7 +19,7 @@ from flyball_aggregator.fleet import Fleet
 from flyball_aggregator.power.decide import RULE, Decision, HostColumns, RowColumns, decide, decide_safe_shares
 from flyball_aggregator.power.demand import Measured, start_demand, step_demand
 from flyball_aggregator.power.journal import hash_input, pack_input
-from flyball_aggregator.power.lease_desk import LeaseDesk, Outgoing, whole_watts
+from flyball_aggregator.power.lease_desk import TURNS, LeaseDesk, Outgoing, whole_watts
 from flyball_aggregator.power.ledger_store import StoreFullError
 from flyball_aggregator.power.limits import LimitBook
 from flyball_aggregator.power.policy import build_policy
@@ -36,6 +36,7 @@ ASSUMED_DROP_RATIO: Final = 0.3  # a grid order; for how many silent hosts a row
 RETRY_LOG_TICKS: Final = 5  # a full ledger is tried again this often
 MAX_IN_FLIGHT: Final = 20_000  # publishes not yet taken by the broker; beyond it this tick's leases are not sent
 MILLI: Final = 1000.0
+MILLIWATT_W: Final = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,8 @@ class PowerLoop:
         self.ticks = 0
         self.leases_sent = 0
         self.certificate_failures = 0
+        self.seconds_over = np.zeros(len(self.rows), dtype=np.int64)  # metered above the limit in force
+        self.seconds_in_descent = np.zeros(len(self.rows), dtype=np.int64)  # committed above it
         self.on_tick: list[Callable[[PowerSnapshot], None]] = []
         self._policy = build_policy(site)
         self._demand = start_demand(len(site.hosts), parts.fleet.width)
@@ -88,7 +91,8 @@ class PowerLoop:
             self.parts.fleet.record_of(host)
             raise WireError(f"report of {host!r}: the site lists no such host")
         report = self.parts.desk.take_report(host, envelope)
-        self.parts.fleet.take_report(report, now_s)
+        if report is not None:
+            self.parts.fleet.take_report(report, now_s)
 
     async def run(self, stop: asyncio.Event, period_s: float) -> None:
         """Tick until told to stop; a late tick is not made up for."""
@@ -210,7 +214,8 @@ class PowerLoop:
         for index in np.flatnonzero(order < 0):
             host = desk.host(names[index])
             is_ours = not standing.reasons[index] or standing.is_kept[index]
-            is_renewed = is_ours and lease[index] >= 0 and desk.is_due(host, now_s)
+            is_turn = (self.ticks + index) % TURNS == 0
+            is_renewed = is_ours and lease[index] >= 0 and desk.is_due(host, now_s, is_turn=is_turn)
             if is_renewed or standing.is_probed[index]:
                 least = int(standing.minimum_milliwatts[index])
                 desk.want(names[index], max(int(lease[index]), least), int(safe[index]), now_s)
@@ -296,6 +301,8 @@ class PowerLoop:
     def _finish(self, snapshot: PowerSnapshot, columns: RowColumns, hosts: HostColumns) -> None:
         self.snapshot = snapshot
         self.ticks += 1
+        self.seconds_over += snapshot.meter_w > columns.limit_w  # NaN is not
+        self.seconds_in_descent += snapshot.committed_w > columns.room_w + MILLIWATT_W
         failures = snapshot.decision.certificate.failures
         if failures:
             self.certificate_failures += failures

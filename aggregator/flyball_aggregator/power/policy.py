@@ -60,18 +60,19 @@ def _rack_of(host: Host) -> tuple[str, ...]:
 
 def _floor_w(host: Host, item: PolicySet, in_rack: int) -> float:
     if item.floor_ratio is not None:
-        return max(item.floor_ratio * host.maximum_w, host.minimum_w)
-    if item.floor_w is not None:
-        return max(_of_host_w(item.floor_w, host, item, in_rack), host.minimum_w)
-    return host.minimum_w
+        return _within(host, item.floor_ratio * host.maximum_w)
+    return host.minimum_w if item.floor_w is None else _within(host, _of_host_w(item.floor_w, host, item, in_rack))
 
 
 def _ceiling_w(host: Host, item: PolicySet, in_rack: int) -> float:
     if item.ceiling_ratio is not None:
-        return max(item.ceiling_ratio * host.maximum_w, host.minimum_w)
-    if item.ceiling_w is not None:
-        return max(_of_host_w(item.ceiling_w, host, item, in_rack), host.minimum_w)
-    return host.maximum_w
+        return _within(host, item.ceiling_ratio * host.maximum_w)
+    return host.maximum_w if item.ceiling_w is None else _within(host, _of_host_w(item.ceiling_w, host, item, in_rack))
+
+
+def _within(host: Host, power_w: float) -> float:
+    """Return watts that the host's devices can be set to."""
+    return min(max(power_w, host.minimum_w), host.maximum_w)
 
 
 def _of_host_w(power_w: float, host: Host, item: PolicySet, in_rack: int) -> float:

@@ -1,8 +1,9 @@
 """What a row carries that no lease can lower, from its meter: rises at once, falls slowly, never under the configured.
 
-The residual of a meter is judged twice. Against the commitments, which no host may pass, it counts at once; against the
-measured GPU power, which is never of exactly the meter's second, only when it is there twice running and against the
-highest of the last seconds. Pure: `step` takes a state and returns the next.
+The residual of a meter is judged twice, each time against the highest of the last seconds, so that cuts in flight and
+readings of another second are no residual. Against the commitments, which no host may pass, it counts at once. Against
+measured GPU power it counts at once while the meter stands close under the limit, and else only after it lasted: a
+load that rises is seen by the meter first. Pure: `step` takes a state and returns the next.
 
 Source: power-budgeting.md 5.3 and 5.6, lease-protocol.md 3 (release by dwell and rate).
 """
@@ -12,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from flyball_aggregator.power.ring import with_slot
 from flyball_aggregator.power.rows import Floats
 
 WINDOW_S: Final = 600  # ten minutes, one sample each second
@@ -19,6 +21,9 @@ QUANTILE: Final = 0.99
 ALIGN_TICKS: Final = 3  # a reading of one-second means may be this much older than the meter's
 FALL_RATIO_PER_S: Final = 0.001  # of the limit
 RANK_EVERY: Final = 10  # ticks between two rankings of the window
+LAST_TICKS: Final = 5  # a residual against measured power counts once it was there this long
+EXCURSION_RATIO: Final = 0.98  # of the limit: from here on a residual is believed at once
+RANKED_FROM: Final = 100  # seconds; a 99th percentile of fewer is their highest
 NOISE_RATIO: Final = 0.003  # of the limit; smaller residuals above the configured load are sensor noise
 
 
@@ -40,7 +45,7 @@ class UnmanagedState:
     residuals_w: Floats  # (WINDOW_S, rows)
     managed_w: Floats  # (ALIGN_TICKS, rows)
     committed_w: Floats  # (ALIGN_TICKS, rows)
-    soft_before_w: Floats  # (rows,) the residual against measured power a second ago
+    soft_w: Floats  # (LAST_TICKS, rows) residuals against measured power
     ranked_w: Floats  # (rows,) quantile of the window
     estimate_w: Floats
     tick: int
@@ -53,7 +58,7 @@ def start_unmanaged(configured_w: Floats) -> UnmanagedState:
         residuals_w=np.full((WINDOW_S, rows), np.nan),
         managed_w=np.full((ALIGN_TICKS, rows), np.nan),
         committed_w=np.full((ALIGN_TICKS, rows), np.nan),
-        soft_before_w=np.full(rows, np.nan),
+        soft_w=np.full((LAST_TICKS, rows), np.nan),
         ranked_w=np.full(rows, np.nan),
         estimate_w=configured_w.copy(),
         tick=0,
@@ -62,28 +67,32 @@ def start_unmanaged(configured_w: Floats) -> UnmanagedState:
 
 def step_unmanaged(state: UnmanagedState, seen: MeterInput) -> UnmanagedState:
     """Return the state after one more second. A row without a fresh meter keeps its estimate: time proves nothing."""
-    managed, committed, residuals = state.managed_w.copy(), state.committed_w.copy(), state.residuals_w.copy()
-    managed[state.tick % ALIGN_TICKS] = seen.managed_w
-    committed[state.tick % ALIGN_TICKS] = seen.committed_w
-    soft_w = seen.meter_w - np.fmax.reduce(managed, axis=0)
-    hard_w = seen.meter_w - np.fmax.reduce(committed, axis=0)
-    proven_w = np.fmax(hard_w, np.fmin(soft_w, np.where(np.isnan(state.soft_before_w), -np.inf, state.soft_before_w)))
-    noise_w = NOISE_RATIO * seen.limit_w
-    counted_w = np.where(proven_w > seen.configured_w + noise_w, proven_w, seen.configured_w)
-    residuals[state.tick % WINDOW_S] = np.where(np.isnan(seen.meter_w), np.nan, counted_w)
-    ranked_w = _rank(residuals) if state.tick % RANK_EVERY == 0 else state.ranked_w
-    base_w = np.fmax(np.fmax(seen.configured_w, np.where(np.isfinite(ranked_w), ranked_w, -np.inf)), counted_w)
-    fallen_w = np.fmax(base_w, state.estimate_w - FALL_RATIO_PER_S * seen.limit_w)
+    managed = with_slot(state.managed_w, state.tick, seen.managed_w)
+    committed = with_slot(state.committed_w, state.tick, seen.committed_w)
+    soft = with_slot(state.soft_w, state.tick, seen.meter_w - np.fmax.reduce(managed, axis=0))
+    counted_w = _counted(seen, soft, soft[state.tick % LAST_TICKS], seen.meter_w - np.fmax.reduce(committed, axis=0))
     is_fresh = np.isfinite(seen.meter_w)
+    residuals = with_slot(state.residuals_w, state.tick, np.where(is_fresh, counted_w, np.nan))
+    ranked_w = _rank(residuals) if state.tick % RANK_EVERY == 0 else state.ranked_w
+    base_w = np.fmax(np.fmax(seen.configured_w, ranked_w), counted_w)
+    fallen_w = np.fmax(base_w, state.estimate_w - FALL_RATIO_PER_S * seen.limit_w)
     estimate_w = np.where(is_fresh, fallen_w, np.fmax(state.estimate_w, seen.configured_w))
-    soft_before_w = np.where(is_fresh, soft_w, np.nan)
-    return UnmanagedState(residuals, managed, committed, soft_before_w, ranked_w, estimate_w, state.tick + 1)
+    return UnmanagedState(residuals, managed, committed, soft, ranked_w, estimate_w, state.tick + 1)
+
+
+def _counted(seen: MeterInput, soft: Floats, soft_now_w: Floats, hard_w: Floats) -> Floats:
+    """Return (rows,) the load that this second proves, never under the configured."""
+    is_lasting = np.isfinite(soft).all(axis=0)
+    lasting_w = np.where(is_lasting, np.min(np.where(is_lasting, soft, 0.0), axis=0), -np.inf)
+    is_excursion = seen.meter_w > EXCURSION_RATIO * seen.limit_w
+    proven_w = np.fmax(hard_w, np.where(is_excursion, soft_now_w, lasting_w))
+    return np.where(proven_w > seen.configured_w + NOISE_RATIO * seen.limit_w, proven_w, seen.configured_w)
 
 
 def _rank(residuals: Floats) -> Floats:
-    """Return the quantile of each row's window over the known seconds; NaN where none is known."""
+    """Return the quantile of each row's window over the known seconds; NaN where too few are known."""
     ranked = np.sort(residuals, axis=0)  # NaN last
     known = np.isfinite(ranked).sum(axis=0)
     position = np.maximum(np.ceil(QUANTILE * known).astype(np.int64) - 1, 0)
     chosen: Floats = np.take_along_axis(ranked, position[np.newaxis, :], axis=0)[0]
-    return chosen
+    return np.where(known >= RANKED_FROM, chosen, np.nan)

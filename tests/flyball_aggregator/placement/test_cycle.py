@@ -171,3 +171,18 @@ def test_failed_start_frees_everything_and_tries_other_hosts(new_site: "NewSite"
     site.turn(1.0)
 
     assert site.hosts_of("once")[0] != before
+
+
+def test_backfill_leaves_a_planned_start_its_watts(new_site: "NewSite") -> None:
+    site = new_site(QueueSpec("all", quota=Bound(100.0)), row_limit_w=5 * 640.0 + 1.0)
+    site.submit(job("running", 1, Member(gpus=2), max_runtime_s=1000.0, priority=90, is_preemptible=False))
+    site.turn()
+    site.submit(job("planned", 1, max_runtime_s=1000.0, priority=80, is_preemptible=False))
+    site.submit(*(job(f"small{n}", 1, ONE, is_preemptible=False) for n in range(3)))
+    site.turn(1.0)
+
+    assert site.engine.works["planned"].blocked == Refusal("row", "site")
+    assert [site.phase(f"small{n}") for n in range(3)].count(Phase.RUNNING) == 1
+    site.turn(1100.0)
+    site.turn(1.0)
+    assert site.phase("planned") is Phase.RUNNING

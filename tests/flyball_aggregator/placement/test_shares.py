@@ -1,5 +1,7 @@
 """Shares are divided by hand-checked cases; past use fades; queues refuse by name."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,6 +77,7 @@ def test_use_fades_by_half_in_one_half_life() -> None:
 
     assert usage.gpu_hours["a"] == pytest.approx(2.0)
     assert usage.kwh["a"] == pytest.approx(1.0)
+    assert usage.past(4.0, 2000.0)["a"] == pytest.approx(0.5 * math.log(2))
 
 
 def test_dominant_share_is_the_larger_of_gpus_and_watts() -> None:
