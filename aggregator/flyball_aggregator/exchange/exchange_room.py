@@ -15,15 +15,17 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from flyball_aggregator.exchange.breach import ShedHint
-from flyball_aggregator.exchange.cloud_event import Outgoing
+from flyball_aggregator.exchange.cloud_event import Outgoing, show_time
 from flyball_aggregator.exchange.exchange_config import ExchangeBrokerConfig, ExchangeConfig
 from flyball_aggregator.exchange.exchange_session import ExchangeSession
 from flyball_aggregator.exchange.grid_agent import GridAgent, GridSettings
 from flyball_aggregator.exchange.jws import read_keys, read_signer
 from flyball_aggregator.exchange.seen_digests import SeenDigests, SeenOnDisk
-from flyball_aggregator.flex.engine import FlexEngine
+from flyball_aggregator.flex.engine import FeedChange, FlexEngine
 from flyball_aggregator.flex.feeds import Feed, FeedReading, build_feeds, read_feed
+from flyball_aggregator.flex.flex_api import feed_view
 from flyball_aggregator.flex.targets import LoadTarget
+from flyball_aggregator.flex.webhooks import Webhooks
 from flyball_aggregator.power.loop import PowerLoop
 from flyball_aggregator.power.snapshot import PowerSnapshot
 from flyball_wire import mqtt
@@ -67,6 +69,13 @@ class ExchangeRoom:
         self._put: dict[tuple[str, str], float] = {}
         self._tasks: set[asyncio.Task[bool]] = set()
         self.session: ExchangeSession | None = None
+        self.webhooks = Webhooks()
+        self.engine.on_change.append(self._tell_webhooks)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it speaks to a broker; targets over HTTP need none."""
+        return self._config.is_on
 
     def open(self) -> ExchangeSession:
         """Return the session over all parts, not yet running."""
@@ -146,6 +155,11 @@ class ExchangeRoom:
         """Return the feeds whose alerts may be due: shed hints are made for those alone."""
         states = self.engine.states
         return [(tag, feed) for tag, feed in self.engine.feeds.items() if states[tag].target_w is not None]
+
+    def _tell_webhooks(self, change: FeedChange, now_s: float) -> None:
+        if self.webhooks.addresses:
+            feed = feed_view(self.engine, change.feed, now_s)
+            self.webhooks.send({"event": change.event, "time": show_time(now_s), **feed})
 
     def _start(self, sending: Coroutine[Any, Any, bool]) -> None:
         task = asyncio.get_running_loop().create_task(sending)

@@ -4,7 +4,7 @@
 port: `limits` gives watts for each (row, source), and the edge puts those into the power loop's limit book.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,6 +44,7 @@ class FlexEngine:
         self.states = {tag: FeedState() for tag in feeds}
         self.readings: dict[str, FeedReading] = {}
         self.meter = EventMeter()
+        self.on_change: list[Callable[[FeedChange, float], None]] = []
         self._restart_w_per_s = restart_w_per_s
         self._last: dict[str, LoadTarget | None] = {}
 
@@ -75,7 +76,9 @@ class FlexEngine:
             changes += [FeedChange(tag, "target_set", target) for tag in target.feeds]
         if not changes:
             raise StaleLooseningError("a looser target needs an unseen message with a start within 5 minutes")
-        return changes + self.move(now_s)
+        changes += self.move(now_s)
+        self._tell(changes, now_s)
+        return changes
 
     def move(self, now_s: float) -> list[FeedChange]:
         """Follow the targets that begin or end now."""
@@ -100,7 +103,9 @@ class FlexEngine:
             changes += [FeedChange(tag, event, self._last.get(tag)) for event in events]
             self.meter.note_second(tag, reading, state, now_s)
         self.book.prune(now_s)
-        return changes + self.move(now_s)
+        changes += self.move(now_s)
+        self._tell(changes, now_s)
+        return changes
 
     def limits(self, now_s: float) -> dict[tuple[str, str], float]:
         """Return what the grid allows now: watts by row and source."""
@@ -116,3 +121,8 @@ class FlexEngine:
     def is_compliant(self, tag: str) -> bool:
         """Return whether a feed's calculated and drawn load are within its target."""
         return is_compliant(self.states[tag], self.readings.get(tag))
+
+    def _tell(self, changes: Iterable[FeedChange], now_s: float) -> None:
+        for change in changes:
+            for handler in self.on_change:
+                handler(change, now_s)

@@ -156,4 +156,4 @@ def test_elements_of_one_tag_are_one_feed_with_a_row_over_their_sum() -> None:
     site = replace(Site("demo"), elements=pair, hosts=(host,))
     row = next(row for row in build_rows(site) if row.name == "target/main")
     assert (row.kind, row.limit_w, row.unmanaged_w) == ("target", 20_000.0, 1000.0)
-    assert row.coefficients == (pytest.approx(1.2, abs=2e-6),)
+    assert list(row.coefficients) == pytest.approx([1.2], abs=2e-6)
