@@ -152,8 +152,8 @@ def _add_targets(router: APIRouter, port: TargetPort, unix_s: Callable[[], float
     async def brake(
         ratio: Annotated[float, Body(ge=0, le=1)], seconds: Annotated[float | None, Body(gt=0, le=86_400)] = None
     ) -> dict[str, Any]:
-        """Cut every feed at once to a share of the span between its minimum and its rating."""
-        targets = brake_targets(port.engine.feeds.values(), ratio, unix_s(), seconds)
+        """Cut every feed at once to a share of the span between its minimum and its draw."""
+        targets = brake_targets(port.engine, ratio, unix_s(), seconds)
         port.set_targets(targets)
         return {"limits_watts": {target.feeds[0]: target.limit_w for target in targets}}
 
