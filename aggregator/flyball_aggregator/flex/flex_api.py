@@ -134,13 +134,15 @@ def _add_targets(router: APIRouter, port: TargetPort, unix_s: Callable[[], float
         source: Annotated[str, Body(min_length=1, max_length=64, pattern="^[A-Za-z0-9_-]+$")] = "operator",
         start: Annotated[float | None, Body(ge=0, le=UNIX_MOST)] = None,
         end: Annotated[float | None, Body(ge=0, le=UNIX_MOST)] = None,
+        for_seconds: Annotated[float | None, Body(gt=0, le=UNIX_MOST)] = None,
         best_effort: Annotated[bool, Body()] = False,
     ) -> dict[str, Any]:
         """Set what a source allows on some feeds (all, where none is named); without watts its limit is taken away."""
         start_s = unix_s() if start is None else start
+        end_s = start_s + for_seconds if end is None and for_seconds is not None else end
         try:
             target = LoadTarget(
-                f"http-{source}", tuple(feeds or port.engine.feeds), start_s, end, limit_watts, str(uuid.uuid4()),
+                f"http-{source}", tuple(feeds or port.engine.feeds), start_s, end_s, limit_watts, str(uuid.uuid4()),
                 best_effort,
             )  # fmt: skip
             port.set_targets([target])
