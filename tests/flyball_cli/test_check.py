@@ -32,10 +32,10 @@ def test_leases_in_words_say_what_was_over(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_host_prints_states_violations_and_bounds(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("host", "--size", "quick", "--json") == 0
+    assert run("host", "--size", "smoke", "--json") == 0
 
     told = json.loads(capsys.readouterr().out)
-    assert told["states"] > 10_000
+    assert told["states"] > 500
     assert (told["violations"], told["complete"]) == (0, True)
     assert {"grants", "epochs", "incarnations", "faults"} <= set(told["bounds"][0])
 
