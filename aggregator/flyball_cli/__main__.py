@@ -15,6 +15,7 @@ COMMANDS = (
     "rows",
     "explain",
     "place",
+    "exchange",
     "check",
     "sim",
     "bench",

@@ -76,6 +76,7 @@ class PowerLoop:
         self._since_s = np.full(len(site.hosts), np.nan)
         self._last_lease: Integers = np.full(len(site.hosts), -1, dtype=np.int64)
         self._in_flight: set[asyncio.Task[bool]] = set()
+        self._hurry = asyncio.Event()
 
     def open(self) -> None:
         """Take leadership of the ledger."""
@@ -94,17 +95,28 @@ class PowerLoop:
         if report is not None:
             self.parts.fleet.take_report(report, now_s)
 
+    def hurry(self) -> None:
+        """Decide at once: a limit fell."""
+        self._hurry.set()
+
     async def run(self, stop: asyncio.Event, period_s: float) -> None:
-        """Tick until told to stop; a late tick is not made up for."""
+        """Tick until told to stop; a late tick is not made up for, and one in a hurry moves no other."""
         loop = asyncio.get_running_loop()
+        stopping = loop.create_task(stop.wait())
+        stopping.add_done_callback(lambda _task: self._hurry.set())
         due_s = loop.time()
-        while not stop.is_set():
-            await self.tick()
-            due_s = max(due_s + period_s, loop.time())
-            try:
-                await asyncio.wait_for(stop.wait(), max(due_s - loop.time(), 0.0))
-            except TimeoutError:
-                continue
+        try:
+            while not stop.is_set():
+                self._hurry.clear()
+                await self.tick()
+                if loop.time() >= due_s:
+                    due_s = max(due_s + period_s, loop.time())
+                try:
+                    await asyncio.wait_for(self._hurry.wait(), max(due_s - loop.time(), 0.0))
+                except TimeoutError:
+                    continue
+        finally:
+            stopping.cancel()
 
     async def tick(self) -> PowerSnapshot:
         """Decide, commit, send and remember one second.
