@@ -5,10 +5,10 @@ import importlib.metadata
 import sys
 from collections.abc import Sequence
 
-from flyball_cli import up
+from flyball_cli import twin, up
 from flyball_wire.errors import EXIT_CONFIG, ConfigError, FlyballError
 
-COMMANDS = (up,)
+COMMANDS = (up, twin)
 EXIT_FAILED = 1
 EPILOG = """\
 exit codes: 0 done; 1 the command failed or a check did not hold; 2 wrong use; 78 wrong configuration; 130 interrupted
