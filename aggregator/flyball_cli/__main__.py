@@ -16,6 +16,7 @@ COMMANDS = (
     "explain",
     "place",
     "exchange",
+    "twin",
     "check",
     "sim",
     "bench",
