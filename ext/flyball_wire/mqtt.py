@@ -189,8 +189,17 @@ async def subscribe(client: aiomqtt.Client, subscriptions: Sequence[tuple[str, i
         BrokerError: it refused one, or granted a lower quality of service than was asked.
     """
     granted = await client.subscribe(list(subscriptions))
-    for (topic, qos), code in zip(subscriptions, granted, strict=True):
-        level = code.value if isinstance(code, ReasonCode) else int(str(code))
+    levels = [code.value if isinstance(code, ReasonCode) else int(str(code)) for code in granted]
+    check_granted(subscriptions, levels)
+
+
+def check_granted(subscriptions: Sequence[tuple[str, int]], levels: Sequence[int]) -> None:
+    """Compare what a SUBACK grants with what was asked.
+
+    Raises:
+        BrokerError: naming the topic filter.
+    """
+    for (topic, qos), level in zip(subscriptions, levels, strict=True):
         if level >= REFUSED or level < qos:
             said = "refused" if level >= REFUSED else f"granted QoS {level}"
             raise BrokerError(f"subscription {topic!r}: {said}, expected QoS {qos}: check the broker's access rules")
