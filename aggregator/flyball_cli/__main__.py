@@ -18,6 +18,7 @@ COMMANDS = (
     "check",
     "sim",
     "bench",
+    "twin",
 )
 EXIT_FAILED = 1
 EPILOG = """\
