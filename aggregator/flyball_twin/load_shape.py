@@ -142,10 +142,11 @@ def noisy(shape: Floats, seed: int) -> Floats:
 
 
 def _autoregressive(random: np.random.Generator, count: int, correlation_s: float, sigma: float) -> Floats:
-    from scipy.signal import lfilter  # noqa: PLC0415  (heavy, only here)
-
     keep = float(np.exp(-1.0 / correlation_s))
-    pushes = random.standard_normal(count) * sigma * np.sqrt(1.0 - keep * keep)
-    start = random.standard_normal() * sigma
-    values, _ = lfilter([1.0], [1.0, -keep], pushes, zi=[keep * start])
-    return np.asarray(values)
+    pushes = (random.standard_normal(count) * sigma * np.sqrt(1.0 - keep * keep)).tolist()
+    value = float(random.standard_normal()) * sigma
+    values = []
+    for push in pushes:
+        value = keep * value + push
+        values.append(value)
+    return np.array(values)

@@ -223,7 +223,7 @@ class WaterFill:
 
 @dataclass
 class Headroom:
-    """Ours: clocks for all at the highest level whose predicted power, and three and a half of its errors, fit.
+    """Ours: clocks for all at the highest level whose predicted power, and 3.8 of its errors, fit.
 
     A lock slows prefill and decode alike, which costs less speed for a watt than a cap that falls on prefill alone.
     The prediction scales the dynamic part of measured power with the lock; its error is followed, so the margin is as
@@ -234,7 +234,7 @@ class Headroom:
     frame: Frame
     period_s: int = 1
     delay_s: int = 1
-    guard_sigmas: float = 4.0
+    guard_sigmas: float = 3.8
     _variance: float = field(init=False)
     _estimates: deque[float] = field(init=False)
 
@@ -288,16 +288,15 @@ def oracle_setting(fleet: ServingFleet, requests_per_s: float, budget_w: float) 
     """Return the highest cap for all that fits this very second, its expected arrivals known: the zero-delay bound."""
     low_w, high_w = fleet.plant.minimum_cap_w, fleet.plant.board_w
     limit_w = budget_w * 0.995
-    uncapped = Setting.uniform(fleet.replicas, high_w)
-    if fleet.expected_w(requests_per_s, uncapped) <= limit_w:
-        return uncapped
-    low_gap_w = limit_w - fleet.expected_w(requests_per_s, Setting.uniform(fleet.replicas, low_w))
-    high_gap_w = limit_w - fleet.expected_w(requests_per_s, uncapped)
+    total_w = fleet.expected_w(requests_per_s)
+    low_gap_w, high_gap_w = limit_w - total_w(low_w), limit_w - total_w(high_w)
+    if high_gap_w >= 0.0:
+        return Setting.uniform(fleet.replicas, high_w)
     if low_gap_w <= 0.0:
         return Setting.uniform(fleet.replicas, low_w)
-    for _ in range(7):  # false position with halving of the kept side: to a tenth of a watt
+    for _ in range(6):  # false position with halving of the kept side: to about a tenth of a watt
         cap_w = low_w + (high_w - low_w) * low_gap_w / (low_gap_w - high_gap_w)
-        gap_w = limit_w - fleet.expected_w(requests_per_s, Setting.uniform(fleet.replicas, cap_w))
+        gap_w = limit_w - total_w(cap_w)
         if gap_w >= 0.0:
             low_w, low_gap_w, high_gap_w = cap_w, gap_w, high_gap_w / 2.0
         else:

@@ -5,6 +5,7 @@ Left out: the length of single requests (all have the mean), batching delays, th
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,17 +97,21 @@ class ServingFleet:
         first_s = self.queue_tokens / (rate * PREFILL_SHARE_MAX) + mix.prompt_tokens / rate
         return Served(board_w, tokens, arrivals, first_s, between_s / np.maximum(1.0 - share, 0.2), share)
 
-    def expected_w(self, requests_per_s: float, setting: Setting) -> float:
-        """Return the watts of all boards in a second with the expected arrivals (what an oracle knows)."""
+    def expected_w(self, requests_per_s: float) -> Callable[[float], float]:
+        """Return the watts of all boards in a second with the expected arrivals (what an oracle knows), by one cap."""
         plant = self.plant
-        prefill_w = self.prefill_power_w(setting)
-        rate = plant.prefill_tokens_per_s * plant.curves.compute_speed(prefill_w / plant.prefill_w)
         waiting = self.queue_tokens + requests_per_s / self.replicas * self.mix.prompt_tokens
-        share = np.minimum(waiting / rate, PREFILL_SHARE_MAX)
-        decode_w = self.decode_power_w(setting, self.full_decode_w())
-        rest_w = np.where(self.in_flight > 0.3, decode_w, plant.idle_w)
-        board_w = (share * prefill_w + (1.0 - share) * rest_w) * self.device_ratio
-        return float(board_w.sum()) * plant.boards_per_replica
+        is_decoding, full_w = self.in_flight > 0.3, self.full_decode_w()
+
+        def at_cap(cap_w: float) -> float:
+            prefill_w = min(plant.prefill_w, cap_w)
+            speed = np.interp(prefill_w / plant.prefill_w, plant.curves.power_ratio, plant.curves.compute)
+            share = np.minimum(waiting / (plant.prefill_tokens_per_s * speed), PREFILL_SHARE_MAX)
+            rest_w = np.where(is_decoding, np.minimum(full_w, cap_w), plant.idle_w)
+            board_w = rest_w + share * (prefill_w - rest_w)
+            return float(np.dot(board_w, self.device_ratio)) * plant.boards_per_replica
+
+        return at_cap
 
     def _arrive(self, requests_per_s: float, rate: Floats) -> Floats:
         wait_s = self.queue_tokens / rate
@@ -127,14 +132,26 @@ class LogHistogram:
     def __init__(self) -> None:
         """Start empty."""
         self.counts = np.zeros(self.BINS)
+        self._waiting: list[tuple[Floats, Floats]] = []
 
     def add(self, values: Floats, weights: Floats) -> None:
-        """Count values (n,) with weights (n,)."""
+        """Count values (n,) with weights (n,); both are kept until counted."""
+        self._waiting.append((values, weights))
+        if len(self._waiting) >= 100:
+            self._count()
+
+    def _count(self) -> None:
+        if not self._waiting:
+            return
+        values = np.concatenate([item[0] for item in self._waiting])
+        weights = np.concatenate([item[1] for item in self._waiting])
+        self._waiting = []
         at = np.log(np.maximum(values, self.LOW) / self.LOW) / math.log(self.RATIO)
         self.counts += np.bincount(np.minimum(at.astype(np.int64), self.BINS - 1), weights, self.BINS)
 
     def quantile(self, share: float) -> float:
         """Return the value below which this share lies, interpolated inside its bin; 0 when empty."""
+        self._count()
         total = self.counts.cumsum()
         if total[-1] == 0.0:
             return 0.0
