@@ -2,9 +2,9 @@
 
 import argparse
 
-from flyball_cli import twin_flex, twin_maxlps
+from flyball_cli import twin_flex, twin_maxlps, twin_run
 
-EXPERIMENTS = (twin_maxlps, twin_flex)
+EXPERIMENTS = (twin_run, twin_maxlps, twin_flex)
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

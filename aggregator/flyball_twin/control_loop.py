@@ -139,10 +139,9 @@ class ControlLoop:
         limit_w = limits_w.copy()
         reserve_ratio = np.array([row.reserve_ratio for row in self.rows])
         if self.flex.limit_w is not None:
-            aim_w = self.flex.limit_w if self.tracking.aim_w is None else max(self.tracking.aim_w, self.flex.limit_w)
+            aim_w = self.flex.limit_w if self.tracking.aim_w is None else min(self.tracking.aim_w, self.flex.limit_w)
             for row in self.roots:
-                # A target has its own margin, and caps below it may be corrected by the meter up to the rating.
-                target_w = aim_w / (1.0 - reserve_ratio[row])
+                target_w = aim_w / (1.0 - reserve_ratio[row])  # the target's own margin stands for the reserve
                 limit_w[row] = min(limit_w[row], target_w)
         managed_w = np.where(is_fresh, np.nansum(seen.power_w, axis=1), np.nan)
         meter_w = np.full(len(self.rows), np.nan)

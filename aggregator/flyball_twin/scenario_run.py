@@ -23,7 +23,7 @@ from flyball_wire.errors import ConfigError
 from flyball_wire.lease import Lease
 
 WARM_S = 30  # governors start at their minima and are leased to; judged afterwards
-OVERSHOOT_RATIO = 0.03  # devices pass their caps for tens of milliseconds when work begins: what the reserve is for
+NOISE_RATIO = 0.02  # noise of a board's own power loop and of its device spread, over a second
 HISTORY_ROWS = 4
 LONG_LEASE_S = 120.0
 CHECKPOINT_VERSION = 1
@@ -189,8 +189,14 @@ class ScenarioRun:
         is_target = loop.flex.phase == "shedding" and loop.flex.target_w is not None
         series.target_w.append(float(loop.flex.target_w or 0.0) if is_target else float("nan"))
         is_judged = self.scenario.control == "ours" and self.second >= WARM_S
-        over = host_gpu_w > loop.committed / 1000.0 * (1.0 + OVERSHOOT_RATIO) if is_judged else np.zeros(1, bool)
+        over = host_gpu_w > self._most_w(loop.committed / 1000.0) if is_judged else np.zeros(1, bool)
         series.over_commitment.append(int(over.sum()))
+
+    def _most_w(self, committed_w: Floats) -> Floats:
+        """Return what a host held to its commitment draws at most in a second: boards pass a cap until it bites."""
+        peak_w = np.add.reduceat(self.boards.peak_w, self.boards.host_starts)
+        burst_w = self.plant.timing.power_loop_s * np.maximum(peak_w - committed_w, 0.0)
+        return np.asarray(committed_w * (1.0 + NOISE_RATIO) + burst_w)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint.
