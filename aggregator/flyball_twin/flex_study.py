@@ -33,6 +33,7 @@ class FlexQuestion:
     delay_s: int = 1
     release_s: float = 300.0
     seeds: tuple[int, ...] = (0, 1, 2)
+    after_s: int = AFTER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def run_flex(question: FlexQuestion, seed: int) -> FlexRun:
     """Run the flex core against the ensemble, second by second."""
     classes, ensemble, events = emerald_classes(), Ensemble(seed), events_of(question)
     end_s = int(max(event.end_s for event in events))
-    seconds = end_s + AFTER_S
+    seconds = end_s + question.after_s
     caps = ensemble.cap_of(plan_shed(classes, float("inf")))
     coming: deque[tuple[int, Floats]] = deque()
     flex, tracking = FlexState(), TrackingState()
@@ -120,7 +121,7 @@ def run_flex(question: FlexQuestion, seed: int) -> FlexRun:
         power[second], speed[second] = seen.total_w, seen.speed
         if flex.phase == "shedding" and flex.target_w is not None:
             target[second] = flex.target_w
-        is_blind = question.case == "telemetry_loss" and 0 <= second - lost_at < 600
+        is_blind = question.case == "telemetry_loss" and 0 <= second - lost_at < min(600, question.hold_s // 3)
         measured_w = None if is_blind else seen.total_w
     is_lost = np.zeros(len(classes), bool)
     is_lost[5] = question.case == "feed_loss"

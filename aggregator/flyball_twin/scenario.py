@@ -146,18 +146,25 @@ def load_scenario(path: Path) -> Scenario:
 def _with_line(path: Path, text: str) -> str:
     """Add the line of the key that a message names, where it can be found."""
     prefix = f"{path}: "
+    if text.startswith("site: "):
+        text = prefix + text
     if not text.startswith(prefix) or " (at line" in text:
         return text
     rest = text.removeprefix(prefix)
-    words = [word for quoted in re.findall(r"[A-Za-z_][\w.\[\]]*", rest) for word in re.split(r"[.\[\]]+", quoted)]
+    quoted = [word for value in re.findall(r"'([^']+)'", rest) for word in (value, *reversed(_parts(value)))]
+    keys = list(reversed(_parts(rest.split(":", 1)[0])))
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    values = re.findall(r"'([^']+)'", rest)
-    for wanted in (*values, *reversed(words[:6])):
+    for wanted in (*quoted, *keys):
         for number, line in enumerate(lines, start=1):
             is_key = re.match(rf"\s*{re.escape(wanted)}\s*=", line) or re.match(rf"\s*\[+{re.escape(wanted)}\]+", line)
             if is_key or f'"{wanted}"' in line:
                 return f"{path}: line {number}: {rest}"
     return f"{path}: line 1: {rest}"
+
+
+def _parts(path: str) -> list[str]:
+    """Return the keys of a path such as work[0].hosts."""
+    return [word for word in re.split(r"[^A-Za-z_0-9-]+", path) if word and not word.isdigit()]
 
 
 def site_of(scenario: Scenario, folder: Path) -> Site:
