@@ -146,7 +146,7 @@ def load_scenario(path: Path) -> Scenario:
 def _with_line(path: Path, text: str) -> str:
     """Add the line of the key that a message names, where it can be found."""
     prefix = f"{path}: "
-    if text.startswith("site: "):
+    if text.startswith("site."):
         text = prefix + text
     if not text.startswith(prefix) or " (at line" in text:
         return text
@@ -187,7 +187,7 @@ def site_of(scenario: Scenario, folder: Path) -> Site:
     room_w = limit_w * (1.0 - scenario.policy.reserve_ratio)
     if room_w < least_w:
         raise ConfigError(
-            f"site: limit_w {limit_w:.0f} leaves {room_w:.0f} W, expected at least the {least_w:.0f} W that the hosts "
+            f"site.limit_w: {limit_w:.0f} W leaves {room_w:.0f} W, expected at least the {least_w:.0f} W that the hosts "
             "draw at their lowest caps"
         )
     elements = [Element("feed", "feed", rating_w=limit_w, has_meter=True)]
