@@ -114,7 +114,9 @@ def _table(results: Sequence[Mapping[str, Any]]) -> str:
     names = [name for name in results[0] if name not in {"goals_missed", "control"}]
     head = "".join(f"<th>{html.escape(str(result['control']))}</th>" for result in results)
     rows = "".join(
-        f"<tr><td>{html.escape(name)}</td>" + "".join(f"<td>{_cell(result.get(name))}</td>" for result in results) + "</tr>"
+        f"<tr><td>{html.escape(name)}</td>"
+        + "".join(f"<td>{_cell(result.get(name))}</td>" for result in results)
+        + "</tr>"
         for name in names
     )
     return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>"

@@ -96,7 +96,9 @@ def _parse_rate(path: Path, number: int, row: list[str]) -> tuple[float, float]:
     except (ValueError, IndexError):
         raise TraceError(f"{path}: line {number}: expected a time and a rate, got {','.join(row)!r}") from None
     if not np.isfinite([at_s, rate]).all() or rate < 0.0:
-        raise TraceError(f"{path}: line {number}: expected a finite time and a rate of at least 0, got {','.join(row)!r}")
+        raise TraceError(
+            f"{path}: line {number}: expected a finite time and a rate of at least 0, got {','.join(row)!r}"
+        )
     return at_s, rate
 
 

@@ -20,6 +20,7 @@ from flyball_twin.maxlps import (
     largest_load,
     run_policy,
 )
+from flyball_twin.serving_bound import phase_bound
 from flyball_twin.serving_plants import H100, TOKEN_MIXES, ServingPlant, TokenMix
 
 REPLICAS = 250  # 1,000 boards at the budget's count
@@ -125,7 +126,13 @@ def budget_of(plant: ServingPlant, accounting: Accounting) -> float:
 
 
 def _experiment(
-    plant: ServingPlant, mix: TokenMix, shape: np.ndarray, accounting: Accounting, more: float, seed: int, budget_w: float
+    plant: ServingPlant,
+    mix: TokenMix,
+    shape: np.ndarray,
+    accounting: Accounting,
+    more: float,
+    seed: int,
+    budget_w: float,
 ) -> Experiment:
     return Experiment(plant, mix, shape, accounting, round(REPLICAS * more), budget_w, seed)
 
@@ -183,6 +190,7 @@ def _joined(question: Question, trace: LoadTrace, rate: float, cells: list[_Cell
         "goodput_ratio_by_seed": [round(ratio, 4) for ratio in ratios],
         "static_ratio": round(static, 4),
         "oracle_ratio": round(oracle, 4),
+        "bound_ratio": round(phase_bound(question.plant, question.mix, question.accounting, question.more), 4),
         "gap_closed": round((mine - static) / (oracle - static), 4) if oracle > static else None,
         "tokens_per_s_per_mw": round(fmean(run.tokens_per_s_per_mw for run in best), 1) if best else None,
         "p50_penalty": round(fmean(c.equal.end_to_end_p50_s / c.reference.end_to_end_p50_s for c in cells) - 1.0, 4),

@@ -192,7 +192,9 @@ class RandomRelease:
 
     def _setting(self) -> Setting:
         plant = self.frame.plant
-        return Setting(plant.minimum_cap_w + (plant.board_w - plant.minimum_cap_w) * self._share, np.ones_like(self._share))
+        return Setting(
+            plant.minimum_cap_w + (plant.board_w - plant.minimum_cap_w) * self._share, np.ones_like(self._share)
+        )
 
 
 @dataclass

@@ -1,5 +1,7 @@
 """Events over time: baseline, overlaps, ramps, release and rebound."""
 
+from itertools import pairwise
+
 import pytest
 
 from flyball_aggregator.flex.ramps import falling_limit, rising_limit, start_early_s
@@ -51,7 +53,7 @@ def test_power_comes_back_slowly_between_two_steps_and_after_the_event() -> None
     states = limits((EVENT, deeper), 1150)
     values = [state.limit_w for state in states if state.limit_w is not None]
 
-    rises = [after - before for before, after in zip(values, values[1:], strict=False)]
+    rises = [after - before for before, after in pairwise(values)]
     assert max(rises) <= 500.0 / 100.0 + 1e-9
     assert states[1050].limit_w == pytest.approx(875.0)
 

@@ -1,6 +1,7 @@
 """The least-loss shed against the linear programme, and what it promises."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -64,7 +65,7 @@ def test_the_total_is_the_sum_of_the_shares_and_inside_the_target_when_met(
 def test_a_hull_is_concave_and_on_or_above_every_point(points: list[tuple[int, int]]) -> None:
     exact = [(float(watts), float(speed)) for watts, speed in points]
     hull = concave_hull(exact)
-    slopes = [(high[1] - low[1]) / (high[0] - low[0]) for low, high in zip(hull, hull[1:], strict=False)]
+    slopes = [(high[1] - low[1]) / (high[0] - low[0]) for low, high in pairwise(hull)]
 
     assert slopes == sorted(slopes, reverse=True)
     assert hull[-1][1] == max(speed for _, speed in exact)
