@@ -12,7 +12,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "size",
         help="how many boards a limit carries",
-        description="Find the count of boards with the most goodput under a limit at the wall, at a risk of passing it.",
+        description="Find the count of boards with the most goodput under a limit, at a risk of passing it.",
     )
     parser.add_argument("--limit-megawatts", type=_positive, required=True, metavar="MW")
     parser.add_argument("--plant", choices=("h100", "a100", "b200"), default="h100")

@@ -1,4 +1,4 @@
-"""The aggregator's side of a simulated site: the real demand estimate, decision and ledger, without signatures or disk."""
+"""The aggregator's side of a simulated site: real demand, decision and ledger, without signatures and disk."""
 
 import math
 from collections.abc import Iterable

@@ -22,9 +22,9 @@ load, time to the first token within 10.4 times the unloaded prefill, at most tw
 more than 1 %.
 
 `ours` here locks clocks by prediction: the sum of caps may pass the budget (statistical headroom), the predicted power
-and 3.8 of its errors may not. The control that leads a live site partitions hard: there the sum of caps never passes the
-limit, which costs what lies between `ours` and `static` below wherever load is even. The scenario runs (`flyball twin
-run`) use that one.
+and 3.8 of its errors may not. The control that leads a live site partitions hard: there the sum of caps never passes
+the limit, which costs what lies between `ours` and `static` below wherever load is even. The scenario runs use that
+one (`flyball twin run`).
 """
 LIMITS = """## What the plant does not model
 
@@ -91,7 +91,9 @@ def gather(*, is_small: bool, jobs: int, progress: Callable[[int, int], None]) -
     if not is_small:
         for accounting, more in (("gpu", 1.4), ("nameplate", 1.5)):
             kind: Any = accounting
-            todo += [Cell("day", _day, Question(kind, more, policy=policy, seeds=(0,))) for policy in ("ours", "static")]
+            todo += [
+                Cell("day", _day, Question(kind, more, policy=policy, seeds=(0,))) for policy in ("ours", "static")
+            ]
     found = []
     with ProcessPoolExecutor(max_workers=jobs) as pool:
         for done, result in enumerate(pool.map(run_cell, todo), start=1):
@@ -139,7 +141,9 @@ def render(found: list[tuple[str, dict[str, Any]]]) -> str:
 
 def _table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> str:
     lines = ["| " + " | ".join(name.replace("_", " ") for name in columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join("–" if row.get(name) is None else str(row[name]) for name in columns) + " |" for row in rows]
+    lines += [
+        "| " + " | ".join("–" if row.get(name) is None else str(row[name]) for name in columns) + " |" for row in rows
+    ]
     return "\n".join(lines) + "\n"
 
 

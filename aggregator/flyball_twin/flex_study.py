@@ -1,6 +1,7 @@
 """Grid events on the published ensemble: the pure flex core in the loop, judged by the protocol's figures."""
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Literal
@@ -52,7 +53,7 @@ def answer_flex(question: FlexQuestion) -> dict[str, Any]:
     """Return the figures, the worst of the seeds for compliance and times, the mean for performance."""
     classes = emerald_classes()
     figures = [_figures(question, classes, run_flex(question, seed)) for seed in question.seeds]
-    worst = {
+    worst: dict[str, Callable[[list[float]], float]] = {
         "response_s": max, "compliance": min, "tracking_rmse": max, "over_shed": max, "weighted_performance": fmean,
         "strictest_performance": min, "rebound": max, "release_ramp_w_per_s": max,
     }  # fmt: skip

@@ -125,7 +125,7 @@ def budget_of(plant: ServingPlant, accounting: Accounting) -> float:
     return boards * (plant.board_w if accounting == "gpu" else plant.nameplate_w)
 
 
-def _experiment(
+def _experiment(  # noqa: PLR0917
     plant: ServingPlant,
     mix: TokenMix,
     shape: np.ndarray,

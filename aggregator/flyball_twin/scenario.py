@@ -91,6 +91,9 @@ class SitePart:
     file: str | None = None
 
 
+ENFORCED = Policy(mode="enforce")
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """The whole file."""
@@ -101,7 +104,7 @@ class Scenario:
     spread_ratio: Annotated[float, Range(0.0, 0.2)] = 0.025
     actuation_s: Annotated[int, Range(1, 600)] = 1
     site: SitePart = SitePart()
-    policy: Policy = Policy(mode="enforce", default_tier=1)
+    policy: Policy = ENFORCED
     fleet: tuple[FleetPart, ...] = ()
     work: tuple[WorkPart, ...] = ()
     event: tuple[ScenarioEvent, ...] = ()
@@ -134,13 +137,17 @@ def load_scenario(path: Path) -> Scenario:
     """
     try:
         scenario = load_config(Scenario, "scenario", path, {})
-        for part in scenario.work:
-            if part.trace is not None and not (path.parent / part.trace).is_file():
-                raise ConfigError(f"{path}: trace: {part.trace!r} is no file beside the scenario")
+        _check_traces(scenario, path)
         site_of(scenario, path.parent)
     except ConfigError as error:
         raise ConfigError(_with_line(path, str(error))) from None
     return scenario
+
+
+def _check_traces(scenario: Scenario, path: Path) -> None:
+    for part in scenario.work:
+        if part.trace is not None and not (path.parent / part.trace).is_file():
+            raise ConfigError(f"{path}: trace: {part.trace!r} is no file beside the scenario")
 
 
 def _with_line(path: Path, text: str) -> str:
@@ -177,7 +184,8 @@ def site_of(scenario: Scenario, folder: Path) -> Site:
         site = load_site(folder / scenario.site.file)
         wanted = sum(part.hosts for part in scenario.fleet)
         if len(site.hosts) != wanted:
-            raise ConfigError(f"{folder / scenario.site.file}: hosts: {len(site.hosts)}, expected the fleet's {wanted}")
+            where = folder / scenario.site.file
+            raise ConfigError(f"{where}: {len(site.hosts)} hosts, expected the fleet's {wanted}")
         return replace(site, policy=replace(site.policy, mode="enforce"))
     short = scenario.site
     hosts = tuple(_host(index, part, short) for index, part in enumerate(_parts_by_host(scenario)))

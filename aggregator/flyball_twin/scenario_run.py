@@ -167,7 +167,7 @@ class ScenarioRun:
                 within_s=event.within_s,
                 tolerance_ratio=0.005,
                 rebound_ratio=1.003,
-            )  # fmt: skip
+            )
             for number, event in enumerate(self.scenario.event)
             if event.kind == "grid"
         )

@@ -1,4 +1,4 @@
-"""The work of a scenario as demand per GPU: serving replicas with queues, training jobs in step, greedy and idle hosts."""
+"""The work of a scenario as demand per GPU: replicas with queues, training in step, greedy and idle hosts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
