@@ -20,6 +20,7 @@ COMMANDS = (
     "check",
     "sim",
     "bench",
+    "twin",
 )
 EXIT_FAILED = 1
 EPILOG = """\
