@@ -15,6 +15,7 @@ from flyball_aggregator.api import ApiParts, build_api
 from flyball_aggregator.broadcast import Broadcast
 from flyball_aggregator.broker import BrokerSession
 from flyball_aggregator.config import AggregatorConfig
+from flyball_aggregator.exchange.exchange_api import exchange_router
 from flyball_aggregator.exchange.exchange_room import ExchangeRoom, broker_like, build_room
 from flyball_aggregator.fleet import build_fleet
 from flyball_aggregator.flex.flex_api import flex_router
@@ -136,7 +137,7 @@ def _api(program: Program) -> FastAPI:
             token=token,
             version=program.version,
         ),
-        [_flex_router(program, token)],
+        [_flex_router(program, token), exchange_router(program.exchange)],
     )
 
 
