@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
+from flyball_agent.health_config import HealthConfig, IsolationConfig
 from flyball_wire.codec import Length, Range
 from flyball_wire.config import load_config
 from flyball_wire.errors import WireError
@@ -95,6 +96,8 @@ class AgentConfig:
     spool: SpoolConfig = SpoolConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     exporter: ExporterConfig = ExporterConfig()
+    health: HealthConfig = HealthConfig()  # noqa: RUF009 - frozen
+    isolation: IsolationConfig = IsolationConfig()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
         """Refuse names that topics cannot carry."""
