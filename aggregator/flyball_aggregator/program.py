@@ -16,6 +16,9 @@ from flyball_aggregator.broadcast import Broadcast
 from flyball_aggregator.broker import BrokerSession
 from flyball_aggregator.config import AggregatorConfig
 from flyball_aggregator.fleet import build_fleet
+from flyball_aggregator.health.health_desk import HealthDesk
+from flyball_aggregator.health.health_keeper import HealthKeeper
+from flyball_aggregator.health.order_sender import OrderSender
 from flyball_aggregator.history import History
 from flyball_aggregator.intake import Intake
 from flyball_aggregator.picture import picture_of
@@ -46,6 +49,7 @@ class Program:
     broadcast: Broadcast
     history: History
     version: str
+    health: HealthDesk
 
 
 def build_program(config: AggregatorConfig, site: Site, key: SigningKey, version: str) -> Program:
@@ -67,10 +71,16 @@ def build_program(config: AggregatorConfig, site: Site, key: SigningKey, version
     intake = Intake(fleet)
     session = BrokerSession(config.broker, intake.subscriptions(), intake.take)
     loop = PowerLoop(LoopParts(fleet, desk, session, store, version))
-    program = Program(config, store, ledger_store, loop, intake, session, Broadcast(), history, version)
+    orders = OrderSender(fleet, key, session, lambda: desk.epoch, loop.publish_soon)
+    keeper = HealthKeeper(loop, session, store)
+    health = HealthDesk(site, orders, keeper.publish_alarm, loop.parts.unix_s)
+    health.restore(store.documents())
+    program = Program(config, store, ledger_store, loop, intake, session, Broadcast(), history, version, health)
     intake.on_ack.append(loop.take_ack)
-    intake.on_event.append(history.note_event)
+    intake.on_event += [history.note_event, health.take_event]
+    intake.on_birth.append(health.take_birth)
     loop.on_tick += [FacilityPublisher(loop, session).handle, history.note_second, _picture_sender(program)]
+    loop.on_tick.append(lambda _snapshot: keeper.tick(health))
     return program
 
 
@@ -127,6 +137,7 @@ def _api(program: Program) -> FastAPI:
             config=program.config.api,
             token=token,
             version=program.version,
+            health=program.health,
         )
     )
 
@@ -146,7 +157,7 @@ def _read_token(path: str | None) -> str | None:
 def _picture_sender(program: Program) -> Callable[[PowerSnapshot], None]:
     def send(_snapshot: PowerSnapshot) -> None:
         if program.broadcast.watchers:
-            picture = picture_of(program.loop, program.intake, program.session, program.version)
+            picture = picture_of(program.loop, program.intake, program.session, program.version, program.health)
             program.broadcast.send("picture", picture)
 
     return send
