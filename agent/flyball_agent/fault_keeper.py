@@ -7,7 +7,7 @@ begins. Acts run beside each other, one at a time for an entity: what hangs for 
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, Self
 
@@ -64,7 +64,7 @@ class KeeperParts:
         target_of: The target of an intent: host name, index and UUID of its GPU.
         publish_state: Writes the health file; called after every change and with each tick.
         tell: Takes each decision, for the event topic and the explanation.
-        note_taken: Told each input once what it changes is on disk and being acted on.
+        note_taken: Called after inputs, once what they change is on disk and being acted on.
     """
 
     journal: HealthJournal
@@ -76,7 +76,7 @@ class KeeperParts:
     target_of: Callable[[Intent], Target]
     publish_state: Callable[[], None]
     tell: Callable[[Decision], None]
-    note_taken: Callable[[Input], None] = lambda _: None
+    note_taken: Callable[[], None] = lambda: None
     decisions: deque[Decision] = field(default_factory=lambda: deque(maxlen=MAX_DECISIONS))
 
 
@@ -106,8 +106,12 @@ class FaultKeeper:
 
     def take(self, given: Input) -> None:
         """Take one input; what must be refused is refused when this returns."""
-        self._carry_out(self._parts.journal.apply(given))
-        self._parts.note_taken(given)
+        self.take_all([given])
+
+    def take_all(self, inputs: Sequence[Input]) -> None:
+        """Take inputs that came together, with one write to the disk."""
+        self._carry_out(self._parts.journal.apply_all(inputs))
+        self._parts.note_taken()
 
     def tick(self) -> None:
         """Let time pass and keep the health file fresh."""

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -137,12 +137,14 @@ class HostHealth:
 
     # What comes in
 
-    def take(self, given: Input) -> None:
-        """Take one input; a disk that refuses it is told, and nothing is done about the input."""
+    def take(self, *inputs: Input) -> None:
+        """Take inputs; a disk that refuses them is told, and nothing is done about them."""
+        if not inputs:
+            return
         try:
-            self._keeper.take(given)
+            self._keeper.take_all(inputs)
         except OSError as error:
-            _log.error("health journal: %s; not acted on: %s", error, given)
+            _log.error("health journal: %s; not acted on: %s", error, inputs)
 
     def take_hello(self, hello: HelloReply) -> None:
         """Take the inventory; the last one is kept for the time before the next hello."""
@@ -159,8 +161,8 @@ class HostHealth:
 
     def take_device_event(self, event: DeviceEvent) -> None:
         """Take what the device side noticed."""
-        for fact in facts_of_event(event, self._pci(event.gpu), self._catalogue, self._clocks.unix_s(), self._boot_id):
-            self.take(fact)
+        at_s = self._clocks.unix_s()
+        self.take(*facts_of_event(event, self._pci(event.gpu), self._catalogue, at_s, self._boot_id))
 
     def take_order(self, fields: dict[str, str]) -> None:
         """Take an order of the fleet, whose signature the governor checked."""
@@ -183,18 +185,21 @@ class HostHealth:
         if status is None or status.is_quiesced:
             return
         at_s, now_s = self._clocks.unix_s(), self._clocks.monotonic_s()
+        found: list[Input] = []
         for gpu, window, word in zip(self.gpus, windows, status.health, strict=False):
+            entity = Entity("gpu", gpu.pci)
             if word == "ok" and window.is_sampled:
                 self._seen_s[gpu.pci] = now_s
-                self._observe(Entity("gpu", gpu.pci), at_s)
-            sample = DeviceSample(at_s, clock_reasons=window.clock_reasons, utilisation_ratio=window.utilisation_ratio)
-            self._take_all(self._devices.of_sample(Entity("gpu", gpu.pci), sample))
+                found += self._observed(entity, at_s)
+            reasons, busy = window.clock_reasons, window.utilisation_ratio
+            found += self._devices.of_sample(entity, DeviceSample(at_s, clock_reasons=reasons, utilisation_ratio=busy))
         if self.gpus and len(self._seen_s) >= len(self.gpus):
-            self._observe(NODE, at_s)
-        self._take_all(self._devices.of_count(len(self.gpus), at_s))
+            found += self._observed(NODE, at_s)
+        found += self._devices.of_count(len(self.gpus), at_s)
         heard_s = [self._seen_s[gpu.pci] for gpu in self.gpus if gpu.pci in self._seen_s and not self._is_lost(gpu)]
         if heard_s:
-            self._take_all(self._devices.of_silence(now_s - min(heard_s), at_s))
+            found += self._devices.of_silence(now_s - min(heard_s), at_s)
+        self.take(*found)
 
     def tick(self) -> None:
         """Let time pass: drills, what went quiet, what is due, and the file of health."""
@@ -290,7 +295,7 @@ class HostHealth:
             target_of=self._target_of,
             publish_state=self._publish_file,
             tell=self._tell_decision,
-            note_taken=lambda _: self._tell_incidents(),
+            note_taken=self._tell_incidents,
         )
 
     def _surroundings(self, machine: HealthMachine) -> Surroundings:
@@ -343,10 +348,6 @@ class HostHealth:
         at_s = self._clocks.unix_s()
         self.take(Boot(at_s, self._boot_id, at_s - time.clock_gettime(time.CLOCK_BOOTTIME), len(self.gpus)))
 
-    def _take_all(self, inputs: Iterable[Input]) -> None:
-        for given in inputs:
-            self.take(given)
-
     def _take_drills(self, at_s: float) -> None:
         try:
             drills = list(take_drills(Path(self.config.health.drills)))
@@ -359,11 +360,11 @@ class HostHealth:
             except DrillError as error:
                 _log.error("%s", error)
                 continue
-            self._take_all(facts)
+            self.take(*facts)
 
-    def _observe(self, entity: Entity, at_s: float) -> None:
-        if self._machine.state(entity) is State.UNKNOWN:
-            self.take(Progress(at_s, entity, "observed"))
+    def _observed(self, entity: Entity, at_s: float) -> list[Input]:
+        is_new = self._machine.state(entity) is State.UNKNOWN
+        return [Progress(at_s, entity, "observed")] if is_new else []
 
     def _is_lost(self, gpu: Gpu) -> bool:
         """A GPU known to be out of order is no sign of a hanging driver."""

@@ -112,11 +112,11 @@ def test_the_life_of_a_ready_host_follows_what_its_agent_does() -> None:
     for after, evidence in steps:
         desk.move("h1", after, by="op", why="w", evidence=evidence)
     desk.take_event(incident("h1", entity="node"))
-    assert desk.lives["h1"].stands is Life.QUARANTINED
+    assert desk.host_view("h1")["life"]["stands"] == "quarantined"
     assert desk.permits.usage()["fleet"][0] == 1
 
     desk.take_event(incident("h1", entity="node", state="HEALTHY", is_open="false"))
-    assert desk.lives["h1"].stands is Life.READY
+    assert desk.host_view("h1")["life"]["stands"] == "ready"
     assert desk.permits.usage()["fleet"][0] == 0
 
 
