@@ -24,6 +24,7 @@ _READ: Final = (
     "temperature_c",
     "sm_clock_mhz",
     "memory_clock_mhz",
+    "reasons",
 )
 
 
@@ -41,6 +42,7 @@ class GpuWindow:
     sm_clock_hz: float | None = None
     memory_clock_hz: float | None = None
     memory_used_bytes: int | None = None
+    clock_reasons: int | None = None  # nvmlClocksEventReasons, the lower 16 bits
     is_sampled: bool = False  # a row was written in the window
     state: str = "unseen"
 
@@ -97,6 +99,7 @@ class StateWindow:
             sm_clock_hz=self._newest(gpu, "sm_clock_mhz", span.stop, now_ns, 1 / MEGA),
             memory_clock_hz=self._newest(gpu, "memory_clock_mhz", span.stop, now_ns, 1 / MEGA),
             memory_used_bytes=self._slow(gpu, "memory_used_bytes", now_ns),
+            clock_reasons=_whole(self._newest(gpu, "reasons", span.stop, now_ns, 1.0)),
             is_sampled=span.stop > span.first,
             state=state,
         )
@@ -169,3 +172,7 @@ def _mean_w(before: _Mark | None, now: _Mark | None) -> float | None:
 
 def _scaled(value: int | None, divisor: float) -> float | None:
     return None if value is None else value / divisor
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)

@@ -13,6 +13,7 @@ COMMANDS = (
     "status",
     "hosts",
     "rows",
+    "incidents",
     "explain",
     "place",
     "exchange",
@@ -20,7 +21,6 @@ COMMANDS = (
     "check",
     "sim",
     "bench",
-    "twin",
 )
 EXIT_FAILED = 1
 EPILOG = """\
