@@ -69,7 +69,7 @@ for name in libffi7 libsqlite3-0 zlib1g; do dpkg-query -W -f '\${Package} \${Ver
 BUILD
     rm -rf "$root/opt/flyball"
     mount -t proc proc "$root/proc" 2>/dev/null || true
-    nice -n 10 chroot "$root" sh /build/build.sh >"$CACHE/build.log" 2>&1 || { umount "$root/proc" 2>/dev/null; tail -n 30 "$CACHE/build.log" >&2; exit 1; }
+    nice -n 5 chroot "$root" sh /build/build.sh >"$CACHE/build.log" 2>&1 || { umount "$root/proc" 2>/dev/null; tail -n 30 "$CACHE/build.log" >&2; exit 1; }
     umount "$root/proc" 2>/dev/null || true
     rm -rf "$done_mark"
     cp -a "$root/opt/flyball" "$done_mark"

@@ -9,8 +9,14 @@ import pytest
 UNITS = Path(__file__).parents[2] / "systemd"
 # What each unit may be exposed at most (0 best, 10 worst). The governor is root with CAP_SYS_ADMIN, for the driver
 # tests that before it writes a limit; it reads the kernel log; PrivateDevices would take the GPUs away.
-EXPOSURES = {"flyball-agent": 1.8, "flyball-aggregator": 1.8, "flyball-governor": 3.0, "flyball-gate": 3.0}
-PROGRAMS = ("flyball-governor", "flyball-agent", "flyball-aggregator")
+EXPOSURES = {
+    "flyball-agent": 1.8,
+    "flyball-aggregator": 1.8,
+    "flyball-governor": 3.0,
+    "flyball-gate": 3.0,
+    "flyball-renew": 3.0,
+}
+PROGRAMS = ("flyball-enrol", "flyball-governor", "flyball-agent", "flyball-aggregator")
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +32,9 @@ def staged_root(tmp_path: Path) -> Path:
     """A tree with the units in it and empty programs where they look for them."""
     units = tmp_path / "usr/lib/systemd/system"
     units.mkdir(parents=True)
-    for unit in [*UNITS.glob("*.service"), *UNITS.glob("*.target")]:
+    for unit in [path for path in UNITS.iterdir() if path.suffix in {".service", ".target", ".timer"}]:
         shutil.copy(unit, units)
-    for name in ("basic", "sysinit", "shutdown", "network-online", "multi-user"):
+    for name in ("basic", "sysinit", "shutdown", "network-online", "multi-user", "timers", "time-set", "time-sync"):
         (units / f"{name}.target").write_text(f"[Unit]\nDescription={name}\n", encoding="utf-8")
     for program in [*(f"usr/bin/{name}" for name in PROGRAMS), "bin/sh"]:
         path = tmp_path / program
@@ -39,7 +45,7 @@ def staged_root(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "unit", sorted(path.name for path in UNITS.glob("*.*") if path.suffix in {".service", ".target"})
+    "unit", sorted(path.name for path in UNITS.glob("*.*") if path.suffix in {".service", ".target", ".timer"})
 )
 def test_systemd_finds_nothing_wrong_with_a_unit(analyze: str, staged_root: Path, unit: str) -> None:
     argv = [analyze, "verify", "--man=no", "--recursive-errors=no", f"--root={staged_root}", unit]
