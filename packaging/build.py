@@ -50,7 +50,9 @@ def main() -> int:
     for package in described["package"]:
         if options.only in {None, package["name"]}:
             common = {key: value for key, value in described.items() if key != "package"}
-            failures += make_package(build, common | package | {"libraries": common["libraries"] + package.get("libraries", [])}, wheel)
+            failures += make_package(
+                build, common | package | {"libraries": common["libraries"] + package.get("libraries", [])}, wheel
+            )
     for line in failures:
         sys.stderr.write(f"packages: {line}\n")
     return 1 if failures else 0
@@ -86,9 +88,21 @@ def fill_wheelhouse(folder: Path, requirements: list[str]) -> None:
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    argv = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "-d", str(folder), "--only-binary=:all:"]
+    argv = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-q",
+        "--disable-pip-version-check",
+        "-d",
+        str(folder),
+        "--only-binary=:all:",
+    ]
     argv += ["--python-version", "3.13", "--implementation", "cp", *(f"--platform={tag}" for tag in WHEEL_TAGS)]
-    subprocess.run([*argv, "-c", str(HERE / "constraints.txt"), *requirements, "setuptools>=77", "Cython>=3.1,<4"], check=True)
+    subprocess.run(
+        [*argv, "-c", str(HERE / "constraints.txt"), *requirements, "setuptools>=77", "Cython>=3.1,<4"], check=True
+    )
     mark.touch()
 
 
@@ -110,7 +124,12 @@ def build_wheel(build: Build) -> Path:
         "cd /build/src && export PYTHONPATH=/build/tools LD_LIBRARY_PATH=/opt/flyball/lib LC_ALL=C.UTF-8 TZ=UTC PYTHONHASHSEED=0 && "
         "/opt/flyball/bin/python3.13 setup.py -q bdist_wheel -d /build/wheel"
     )
-    subprocess.run(["nice", "chroot", str(build.root), "sh", "-ec", script], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        ["nice", "chroot", str(build.root), "sh", "-ec", script],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     (wheel,) = (inside / "wheel").glob("*.whl")
     tree.assert_compiled(wheel)
     return wheel
@@ -120,7 +139,9 @@ def make_package(build: Build, package: dict[str, Any], wheel: Path) -> list[str
     """Stage one package, write it in both forms and return what is wrong with its size."""
     stage = build.work / package["name"]
     shutil.rmtree(stage, ignore_errors=True)
-    parts = tree.assemble(stage, package, build.interpreter, [wheel, *tree.wheels_of(build.wheelhouse, package["requirements"])])
+    parts = tree.assemble(
+        stage, package, build.interpreter, [wheel, *tree.wheels_of(build.wheelhouse, package["requirements"])]
+    )
     texts.write_units(stage, package, SOURCE / "systemd")
     texts.write_config(stage, package, HERE / "etc")
     texts.write_documents(stage, package, parts, build.version, SOURCE, build.interpreter)
@@ -131,7 +152,9 @@ def make_package(build: Build, package: dict[str, Any], wheel: Path) -> list[str
         rpm.write(stage, package, build.version, build.out, build.epoch, build.work),
     ]
     sizes = {path.name: round(path.stat().st_size / 2**20, 2) for path in made}
-    sys.stdout.write(json.dumps({"package": package["name"], "installed_mib": round(installed / 2**20, 1), "mib": sizes}) + "\n")
+    sys.stdout.write(
+        json.dumps({"package": package["name"], "installed_mib": round(installed / 2**20, 1), "mib": sizes}) + "\n"
+    )
     most = package.get("most_mib", {"package": 1e9, "installed": 1e9})
     wrong = [f"{name}: {size} MiB, at most {most['package']}" for name, size in sizes.items() if size > most["package"]]
     if installed > most["installed"] * 2**20:

@@ -64,9 +64,13 @@ def write(stage: Path, package: dict[str, Any], version: str, out: Path, epoch: 
         "Section": "admin", "Priority": "optional", "Homepage": package["homepage"],
         "Description": f"{package['summary']}\n Self-contained under /usr/lib/flyball, with its own interpreter.",
     }  # fmt: skip
-    (control / "control").write_text("".join(f"{key}: {value}\n" for key, value in fields.items() if value), encoding="utf-8")
+    (control / "control").write_text(
+        "".join(f"{key}: {value}\n" for key, value in fields.items() if value), encoding="utf-8"
+    )
     if package.get("config"):
-        (control / "conffiles").write_text("".join(f"/etc/flyball/{item}\n" for item in package["config"]), encoding="utf-8")
+        (control / "conffiles").write_text(
+            "".join(f"/etc/flyball/{item}\n" for item in package["config"]), encoding="utf-8"
+        )
     if package.get("units"):
         _write_scripts(control, package)
     _write_sums(stage, control)
@@ -74,7 +78,11 @@ def write(stage: Path, package: dict[str, Any], version: str, out: Path, epoch: 
         os.utime(path, (epoch, epoch))
     target = out / f"{name}_{version}-1_{architecture}.deb"
     target.unlink(missing_ok=True)
-    subprocess.run(["nice", "dpkg-deb", "--root-owner-group", "-Zxz", "--build", str(stage), str(target)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        ["nice", "dpkg-deb", "--root-owner-group", "-Zxz", "--build", str(stage), str(target)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     return target
 
 
@@ -87,7 +95,9 @@ def _write_scripts(control: Path, package: dict[str, Any]) -> None:
         "others": " ".join(unit for unit in package["units"] if unit not in start),
         "state": " ".join(package.get("state", [])),
         "users": f"systemd-sysusers {package['name']}.conf" if has_user else ":",
-        "forget_users": "if getent passwd flyball-agent >/dev/null; then userdel flyball-agent || true; fi" if has_user else ":",
+        "forget_users": "if getent passwd flyball-agent >/dev/null; then userdel flyball-agent || true; fi"
+        if has_user
+        else ":",
     }
     for name, text in (("postinst", POSTINST), ("prerm", PRERM), ("postrm", POSTRM)):
         (control / name).write_text(text.format(**values), encoding="utf-8")

@@ -54,14 +54,36 @@ def write(stage: Path, package: dict[str, Any], version: str, out: Path, epoch: 
     scripts = ""
     if package.get("units"):
         users = f"systemd-sysusers {name}.conf >/dev/null 2>&1 || :" if package.get("sysusers") else ":"
-        scripts = SCRIPTS.format(name=name, users=users, start=" ".join(package["start"]), units=" ".join(package["units"]))
+        scripts = SCRIPTS.format(
+            name=name, users=users, start=" ".join(package["start"]), units=" ".join(package["units"])
+        )
     values = {key: package[key] for key in ("name", "summary", "homepage")}
     spec = work / f"{name}.spec"
-    spec.write_text(SPEC.format(**values, version=version, stage=stage, scripts=scripts, files="\n".join(_files(stage))), encoding="utf-8")
+    spec.write_text(
+        SPEC.format(**values, version=version, stage=stage, scripts=scripts, files="\n".join(_files(stage))),
+        encoding="utf-8",
+    )
     top = work / f"rpm-{name}"
     shutil.rmtree(top, ignore_errors=True)
-    argv = ["nice", "rpmbuild", "-bb", "--quiet", "--target", architecture, "--define", f"_topdir {top}", "--define", f"_rpmdir {top}/out"]
-    done = subprocess.run([*argv, str(spec)], capture_output=True, text=True, check=False, env={**os.environ, "SOURCE_DATE_EPOCH": str(epoch)})
+    argv = [
+        "nice",
+        "rpmbuild",
+        "-bb",
+        "--quiet",
+        "--target",
+        architecture,
+        "--define",
+        f"_topdir {top}",
+        "--define",
+        f"_rpmdir {top}/out",
+    ]
+    done = subprocess.run(
+        [*argv, str(spec)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "SOURCE_DATE_EPOCH": str(epoch)},
+    )
     if done.returncode:
         raise SystemExit(f"packages: rpmbuild of {name}: {done.stderr[-2000:]}")
     (built,) = (top / "out").rglob("*.rpm")

@@ -66,7 +66,9 @@ def write_config(stage: Path, package: dict[str, Any], folder: Path) -> None:
         _copy(folder / name, stage / "etc/flyball" / name)
 
 
-def write_documents(stage: Path, package: dict[str, Any], parts: list[Part], version: str, source: Path, interpreter: Path) -> None:
+def write_documents(
+    stage: Path, package: dict[str, Any], parts: list[Part], version: str, source: Path, interpreter: Path
+) -> None:
     """Write man pages, completion, licences and the SBOM."""
     folder = stage / f"usr/share/doc/{package['name']}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,11 +82,15 @@ def write_documents(stage: Path, package: dict[str, Any], parts: list[Part], ver
         completion = stage / f"usr/share/bash-completion/completions/{program}"
         completion.parent.mkdir(parents=True, exist_ok=True)
         completion.write_text(bash_completion(program, command_line), encoding="utf-8")
-    (folder / "copyright").write_text(copyright_file(parts, (source / "LICENSE").read_text(encoding="utf-8")), encoding="utf-8")
+    (folder / "copyright").write_text(
+        copyright_file(parts, (source / "LICENSE").read_text(encoding="utf-8")), encoding="utf-8"
+    )
     for part in parts:
         for index, path in enumerate(part.licence_files):
             _copy(path, folder / "licences" / f"{part.name}{'' if index == 0 else f'-{index}'}.txt")
-    (folder / "sbom.cdx.json").write_text(json.dumps(sbom(package, parts, version), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / "sbom.cdx.json").write_text(
+        json.dumps(sbom(package, parts, version), indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
     changes = f"{package['name']} ({version}-1) unstable; urgency=medium\n\n  * See CHANGELOG.md of the source.\n\n -- {package['maintainer']}  Wed, 01 Jan 2025 00:00:00 +0000\n"
     log = folder / "changelog.Debian"
     log.write_text(changes, encoding="utf-8")
@@ -93,8 +99,16 @@ def write_documents(stage: Path, package: dict[str, Any], parts: list[Part], ver
 
 def _command_line(home: Path, module: str, interpreter: Path) -> dict[str, Any]:
     python = str(home / "bin/python3.13")
-    environment = {"LC_ALL": "C.UTF-8", "COLUMNS": "100", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/root"}
-    done = subprocess.run([python, "-B", "-c", CATCH_PARSER, module], capture_output=True, text=True, env=environment, check=False)
+    environment = {
+        "LC_ALL": "C.UTF-8",
+        "COLUMNS": "100",
+        "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HOME": "/root",
+    }
+    done = subprocess.run(
+        [python, "-B", "-c", CATCH_PARSER, module], capture_output=True, text=True, env=environment, check=False
+    )
     if done.returncode or not done.stdout.strip():
         raise SystemExit(f"packages: {module} shows no command line: {done.stderr[-2000:]}")
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -122,20 +136,28 @@ def _options(options: list[dict[str, Any]]) -> list[str]:
     lines = []
     for option in options:
         value = f" \\fI{_roff(option['value'])}\\fR" if option["value"] else ""
-        lines += [".TP", "\\fB" + "\\fR, \\fB".join(_roff(name) for name in option["names"]) + "\\fR" + value, _roff(option["help"]) or "."]
+        lines += [
+            ".TP",
+            "\\fB" + "\\fR, \\fB".join(_roff(name) for name in option["names"]) + "\\fR" + value,
+            _roff(option["help"]) or ".",
+        ]
     return lines
 
 
 def _roff(text: str) -> str:
     cleaned = text.replace("\\", "\\e").replace("-", "\\-").strip()
-    return "\n".join(("\\&" + line if line.startswith((".", "'")) else line) for line in cleaned.split("\n") if line.strip())
+    return "\n".join(
+        ("\\&" + line if line.startswith((".", "'")) else line) for line in cleaned.split("\n") if line.strip()
+    )
 
 
 def bash_completion(program: str, told: dict[str, Any]) -> str:
     """Return a completion script: commands first, then the options of the one that was chosen."""
     function = "_" + program.replace("-", "_")
     own = [name for option in told["options"] for name in option["names"] if name.startswith("-")]
-    words = sorted(told["commands"]) or [choice for option in told["options"] for choice in option["choices"] if not option["names"][0].startswith("-")]
+    words = sorted(told["commands"]) or [
+        choice for option in told["options"] for choice in option["choices"] if not option["names"][0].startswith("-")
+    ]
     cases = []
     for name, command in sorted(told["commands"].items()):
         inner = [word for option in command["options"] for word in option["names"] if word.startswith("-")]
@@ -164,7 +186,14 @@ def copyright_file(parts: list[Part], own_licence: str) -> str:
 def sbom(package: dict[str, Any], parts: list[Part], version: str) -> dict[str, Any]:
     """Return a CycloneDX 1.5 document; its serial number follows from its content."""
     components = [
-        {"type": "library", "bom-ref": part.purl, "name": part.name, "version": part.version, "purl": part.purl, "licenses": [{"license": {"name": part.licence.splitlines()[0][:120]}}]}
+        {
+            "type": "library",
+            "bom-ref": part.purl,
+            "name": part.name,
+            "version": part.version,
+            "purl": part.purl,
+            "licenses": [{"license": {"name": part.licence.splitlines()[0][:120]}}],
+        }
         for part in parts
     ]
     content = json.dumps([package["name"], version, components], sort_keys=True)

@@ -19,7 +19,16 @@ PRUNED = (
     "lib-dynload/_dbm*", "lib-dynload/_gdbm*", "lib-dynload/readline*",
 )  # fmt: skip
 # Of the wheels, what only their own tests and builds need.
-PRUNED_WHEELS = ("**/tests", "**/testing", "numpy/f2py", "numpy/_core/include", "numpy/_core/lib", "**/*.pyi", "**/*.pxd", "**/*.pyx")
+PRUNED_WHEELS = (
+    "**/tests",
+    "**/testing",
+    "numpy/f2py",
+    "numpy/_core/include",
+    "numpy/_core/lib",
+    "**/*.pyi",
+    "**/*.pxd",
+    "**/*.pyx",
+)
 KEPT_WHEELS = ("numpy/testing", "scipy/_lib/_testutils.py")
 COMPILED = ("_columns_c", "_excursions_c", "_nvml_c", "_placement_c", "_ring_c", "_scan_c", "_sweep_c")
 
@@ -120,12 +129,19 @@ def _unpack(wheel: Path, site: Path) -> None:
 def _keep_modules(site: Path, modules: list[str]) -> None:
     """Leave of flyball's own packages those named; a host carries no simulated library."""
     for path in site.glob("flyball_*"):
-        if path.is_dir() and not path.name.endswith(".dist-info") and path.name not in {name.split(".")[0] for name in modules}:
+        if (
+            path.is_dir()
+            and not path.name.endswith(".dist-info")
+            and path.name not in {name.split(".")[0] for name in modules}
+        ):
             _remove(path)
     for name in modules:
         folder, _, kept = name.partition(".")
         if kept:
-            chosen = {"__init__.py", *(f"{other.partition('.')[2]}.py" for other in modules if other.startswith(f"{folder}."))}
+            chosen = {
+                "__init__.py",
+                *(f"{other.partition('.')[2]}.py" for other in modules if other.startswith(f"{folder}.")),
+            }
             for path in (site / folder).iterdir():
                 if path.name not in chosen:
                     _remove(path)
@@ -147,7 +163,9 @@ def _write_programs(stage: Path, home: Path, package: dict[str, Any]) -> None:
     for program, module in package["programs"].items():
         path = home / "bin" / program
         python = f"/usr/lib/flyball/{package['tree']}/bin/python3.13"
-        path.write_text(f"#!{python} -I\nimport sys\n\nfrom {module} import main\n\nsys.exit(main())\n", encoding="utf-8")
+        path.write_text(
+            f"#!{python} -I\nimport sys\n\nfrom {module} import main\n\nsys.exit(main())\n", encoding="utf-8"
+        )
         path.chmod(0o755)
         (stage / "usr/bin" / program).symlink_to(os.path.relpath(path, stage / "usr/bin"))
 
@@ -158,15 +176,31 @@ def _parts(site: Path, interpreter: Path) -> list[Part]:
         headers = (info / "METADATA").read_text(encoding="utf-8").split("\n\n")[0]
         name, version = _header(headers, "Name"), _header(headers, "Version")
         licence = _header(headers, "License-Expression") or _header(headers, "License") or _classified(headers)
-        files = tuple(path for path in sorted(info.rglob("*")) if re.match(r"(?i)(licen[cs]e|copying|notice|authors)", path.name) and path.is_file())
-        parts.append(Part(name, version, licence or "see its licence file", f"pkg:pypi/{_canonical(name)}@{version}", files))
+        files = tuple(
+            path
+            for path in sorted(info.rglob("*"))
+            if re.match(r"(?i)(licen[cs]e|copying|notice|authors)", path.name) and path.is_file()
+        )
+        parts.append(
+            Part(name, version, licence or "see its licence file", f"pkg:pypi/{_canonical(name)}@{version}", files)
+        )
         for path in ("RECORD", "INSTALLER", "direct_url.json", "REQUESTED"):
             (info / path).unlink(missing_ok=True)
     for line in (interpreter / "versions").read_text(encoding="utf-8").splitlines():
         name, version = line.split()
-        short = {"python3.13": "cpython", "libffi7": "libffi", "libsqlite3-0": "sqlite", "zlib1g": "zlib"}.get(name, name)
-        licence = {"cpython": "PSF-2.0", "openssl": "Apache-2.0", "libffi": "MIT", "sqlite": "blessing", "zlib": "Zlib"}[short]
-        parts.append(Part(name, version, licence, f"pkg:deb/debian/{name}@{version}", (interpreter / "licences" / short,)))
+        short = {"python3.13": "cpython", "libffi7": "libffi", "libsqlite3-0": "sqlite", "zlib1g": "zlib"}.get(
+            name, name
+        )
+        licence = {
+            "cpython": "PSF-2.0",
+            "openssl": "Apache-2.0",
+            "libffi": "MIT",
+            "sqlite": "blessing",
+            "zlib": "Zlib",
+        }[short]
+        parts.append(
+            Part(name, version, licence, f"pkg:deb/debian/{name}@{version}", (interpreter / "licences" / short,))
+        )
     return parts
 
 
@@ -181,8 +215,22 @@ def _classified(headers: str) -> str:
 
 def _compile(stage: Path, home: Path) -> None:
     """Byte code that is never checked against its source: the tree is never written again."""
-    argv = [str(home / "bin/python3.13"), "-I", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "-s", str(stage)]
-    subprocess.run([*argv, "-p", "/", "-x", "bad_coding|badsyntax", str(home / LIB)], check=True, env={"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"})
+    argv = [
+        str(home / "bin/python3.13"),
+        "-I",
+        "-m",
+        "compileall",
+        "-q",
+        "--invalidation-mode",
+        "unchecked-hash",
+        "-s",
+        str(stage),
+    ]
+    subprocess.run(
+        [*argv, "-p", "/", "-x", "bad_coding|badsyntax", str(home / LIB)],
+        check=True,
+        env={"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"},
+    )
 
 
 def normalise(stage: Path, epoch: int) -> None:
