@@ -24,6 +24,7 @@ import tree
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parent
+WHEELS = HERE / "wheels.sha256"
 WHEEL_TAGS = ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64")
 
 
@@ -82,28 +83,30 @@ def _prepare(options: argparse.Namespace) -> Build:
 
 
 def fill_wheelhouse(folder: Path, requirements: list[str]) -> None:
-    """Download the pinned wheels once: for the interpreter in the packages, not for the one that runs this."""
-    mark = folder / f"whole-{texts.digest(HERE / 'constraints.txt')[:16]}"
-    if mark.exists():
-        return
+    """Download the pinned wheels where they are missing: for the interpreter in the packages, not the one running this.
+
+    Every wheel must have the SHA-256 that wheels.sha256 gives it. FLYBALL_NEW_WHEELS=1 writes that file instead.
+    """
+    listed = dict(reversed(line.split()) for line in WHEELS.read_text(encoding="ascii").splitlines())
+    is_new = os.environ.get("FLYBALL_NEW_WHEELS") == "1"
+    if is_new or not all((folder / name).exists() for name in listed):
+        _download(folder, requirements)
+    found = {path.name: texts.digest(path) for path in sorted(folder.glob("*.whl"))}
+    if is_new:
+        WHEELS.write_text("".join(f"{digest}  {name}\n" for name, digest in found.items()), encoding="ascii")
+    elif found != listed:
+        wrong = sorted(name for name in {*found, *listed} if found.get(name) != listed.get(name))
+        raise SystemExit(f"packages: {folder}: not the wheels of {WHEELS.name}: {', '.join(wrong)}")
+
+
+def _download(folder: Path, requirements: list[str]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    argv = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "-q",
-        "--disable-pip-version-check",
-        "-d",
-        str(folder),
-        "--only-binary=:all:",
-    ]
-    argv += ["--python-version", "3.13", "--implementation", "cp", *(f"--platform={tag}" for tag in WHEEL_TAGS)]
-    subprocess.run(
-        [*argv, "-c", str(HERE / "constraints.txt"), *requirements, "setuptools>=77", "Cython>=3.1,<4"], check=True
-    )
-    mark.touch()
+    argv = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "-d", str(folder)]
+    argv += ["--only-binary=:all:", "--python-version", "3.13", "--implementation", "cp"]
+    argv += [f"--platform={tag}" for tag in WHEEL_TAGS]
+    argv += ["-c", str(HERE / "constraints.txt"), *requirements, "setuptools>=77", "Cython>=3.1,<4"]
+    subprocess.run(argv, check=True)
 
 
 def build_wheel(build: Build) -> Path:
