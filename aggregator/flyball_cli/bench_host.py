@@ -178,6 +178,7 @@ def figures_of(before: Reading, after: Reading, rate_hz: float) -> dict[str, Any
         "cpu_governor_percent": round((governor_s - library_s) * percent, 3),
         "cpu_agent_percent": round(agent_s * percent, 3),
         "cpu_sampler_thread_percent": round((after.sampler_cpu_s - before.sampler_cpu_s) * percent, 3),
+        "cpu_percent_by_process": _by_process(before.governor, after.governor, percent),
         "simulated_library_percent": round(library_s * percent, 3),
         "simulated_library_calls_per_s": round((after.library_calls - before.library_calls) / seconds, 1),
         "pss_mib": round((after.governor.pss_bytes + after.agent.pss_bytes) / 2**20, 2),
@@ -195,6 +196,14 @@ def figures_of(before: Reading, after: Reading, rate_hz: float) -> dict[str, Any
         "cores": os.cpu_count(),
         "load_average_1m": round(os.getloadavg()[0], 2),
         "simulated": True,
+    }
+
+
+def _by_process(before: ProcessCost, after: ProcessCost, percent: float) -> dict[str, float]:
+    """Return the governor's processes, the simulated library's time included."""
+    return {
+        name: round((cpu_s - before.cpu_s_by_name.get(name, 0.0)) * percent, 3)
+        for name, cpu_s in after.cpu_s_by_name.items()
     }
 
 

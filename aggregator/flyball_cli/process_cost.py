@@ -13,12 +13,14 @@ class ProcessCost:
 
     Attributes:
         cpu_s: CPU time of all their living threads, to the nanosecond where the kernel tells it so.
+        cpu_s_by_name: The same, by the processes' names.
         pss_bytes: Memory, each shared page divided by those who share it.
     """
 
     cpu_s: float
     pss_bytes: int
     rss_bytes: int
+    cpu_s_by_name: dict[str, float]
 
 
 def with_children(pid: int) -> list[int]:
@@ -34,8 +36,13 @@ def read_cost(pids: Iterable[int]) -> ProcessCost:
     """
     listed = list(pids)
     memory = [_memory_bytes(pid) for pid in listed]
-    cpu_s = sum(_cpu_s(pid) for pid in listed)
-    return ProcessCost(cpu_s, sum(pss for pss, _ in memory), sum(rss for _, rss in memory))
+    by_name: dict[str, float] = {}
+    for pid in listed:
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
+        by_name[name] = by_name.get(name, 0.0) + _cpu_s(pid)
+    return ProcessCost(
+        sum(by_name.values()), sum(pss for pss, _ in memory), sum(rss for _, rss in memory), by_name
+    )
 
 
 def _cpu_s(pid: int) -> float:
