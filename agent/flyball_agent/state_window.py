@@ -152,7 +152,7 @@ class StateWindow:
             energy_mj = energies[index % capacity]
             if energy_mj == unknown:
                 continue
-            if energy_mj != newest and newest != unknown:
+            if newest not in (energy_mj, unknown):
                 break
             at_ns, newest = times[index % capacity], energy_mj
         return None if newest == unknown else _Mark(at_ns, newest)

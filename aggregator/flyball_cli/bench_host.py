@@ -27,7 +27,7 @@ from flyball_fast.ring import Ring
 from flyball_fast.ring_layout import LATENESS_BUCKETS
 from flyball_simgpu.control import sim_environment
 from flyball_simgpu.plant_state import PlantFile
-from flyball_wire.errors import BrokerError, ConfigError
+from flyball_wire.errors import ConfigError
 
 WARM_UP_S: Final = 4.0  # starts, first journal writes and the first budget window are no steady cost
 SCRAPE_EVERY_S: Final = 5.0  # three times as often as Prometheus by default

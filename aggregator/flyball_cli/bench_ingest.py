@@ -76,7 +76,9 @@ async def measure(ingest: Ingest) -> dict[str, Any]:
     wanted = ingest.hosts + DESCRIPTORS
     allowed = raise_descriptor_limit(wanted)  # the broker inherits it
     if allowed < wanted:
-        raise ConfigError(f"--hosts {ingest.hosts}: {allowed} descriptors are allowed, expected {wanted}; see ulimit -n")
+        raise ConfigError(
+            f"--hosts {ingest.hosts}: {allowed} descriptors are allowed, expected {wanted}; see ulimit -n"
+        )
     with _folder() as folder:
         plan = prepare_broker("auto", folder / "broker", take_port(0))
         async with Supervisor() as supervisor:
@@ -98,14 +100,11 @@ async def _through(ingest: Ingest, plan: BrokerPlan, broker_pid: int) -> dict[st
         gpus=ingest.gpus,
     )
     await _ready(hosts, "not every host could connect")
-    assert taker.pid is not None  # noqa: S101 - it has answered
-    before, broker_before = read_cost([taker.pid]), read_cost([broker_pid])
+    broker_before = read_cost([broker_pid])
     sent = await _finish(hosts, b"go\n")
-    after, broker_after = read_cost([taker.pid]), read_cost([broker_pid])
     taken = await _finish(taker, b"")
-    return figures_of(
-        ingest, plan, sent, taken, (after.cpu_s - before.cpu_s, broker_after.cpu_s - broker_before.cpu_s)
-    )
+    broker_s = read_cost([broker_pid]).cpu_s - broker_before.cpu_s
+    return figures_of(ingest, plan, sent, taken, (taken["cpu_s"], broker_s))
 
 
 def figures_of(
@@ -122,11 +121,12 @@ def figures_of(
         "broker": plan.description,
         "client": ingest.client,
         "qos": 1,
-        "cpu_core_percent": round(100 * intake_s / sent["seconds"], 2),
+        "cpu_core_percent": round(100 * intake_s / ingest.seconds, 2),
         "cpu_us_per_message": round(1e6 * intake_s / max(1, taken["messages"]), 2),
-        "broker_core_percent": round(100 * broker_s / sent["seconds"], 2),
+        "broker_core_percent": round(100 * broker_s / ingest.seconds, 2),
         # Sequence gaps, and what never came of the last messages.
         "lost": taken["lost"] + max(0, sent["sent"] - taken["messages"] - taken["lost"]),
+        "late": taken["late"],
         "doubled": taken["doubled"],
         "refused": taken["refused"],
         "rss_mib": taken["rss_mib"],

@@ -40,12 +40,12 @@ class HostConnection(asyncio.Protocol):
         self._stream = PacketStream(lambda _topic, _payload: None, self._take)
         self._transport: asyncio.Transport | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio.Protocol
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what create_connection makes
         self._transport = transport
         transport.write(connect_packet(f"bench-{self.host}", 600, None, None))
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:  # noqa: D102 - asyncio.Protocol
         self._stream.feed(data)
 
     def send(self, columns: bytes) -> None:
@@ -115,14 +115,16 @@ async def send_all(load: Load) -> dict[str, object]:
     hosts = await _connect(load)
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
+    loop = asyncio.get_running_loop()
     began_s = time.monotonic()
     for index, host in enumerate(hosts):
-        asyncio.get_running_loop().call_later(index / load.hosts, _send_every_second, host, batches, index, load.seconds)
+        due_s = loop.time() + index / load.hosts
+        loop.call_at(due_s, _send_every_second, host, batches, due_s, load.seconds)
     await asyncio.sleep(load.seconds)
     deadline_s = time.monotonic() + LAST_ACKS_S
     while any(host.acknowledged < host.sent for host in hosts) and time.monotonic() < deadline_s:
         await asyncio.sleep(0.05)
-    found = {
+    found: dict[str, object] = {
         "sent": sum(host.sent for host in hosts),
         "acknowledged": sum(host.acknowledged for host in hosts),
         "batch_bytes": round(sum(map(len, batches)) / len(batches)),
@@ -134,11 +136,11 @@ async def send_all(load: Load) -> dict[str, object]:
     return found
 
 
-def _send_every_second(host: HostConnection, batches: list[bytes], index: int, left: int) -> None:
-    """Send one batch and plan the next at whole seconds of the loop's clock."""
-    host.send(batches[(index + left) % len(batches)])
+def _send_every_second(host: HostConnection, batches: list[bytes], due_s: float, left: int) -> None:
+    """Send one batch and plan the next a second after this one was due."""
+    host.send(batches[(host.sent * 7 + left) % len(batches)])
     if left > 1:
-        asyncio.get_running_loop().call_later(1.0, _send_every_second, host, batches, index, left - 1)
+        asyncio.get_running_loop().call_at(due_s + 1.0, _send_every_second, host, batches, due_s + 1.0, left - 1)
 
 
 async def _connect(load: Load) -> list[HostConnection]:

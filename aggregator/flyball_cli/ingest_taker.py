@@ -23,7 +23,9 @@ from flyball_fast.columns import decode
 from flyball_wire.messages import Telemetry
 
 SITE: Final = "bench"
-CLIENTS: Final = {"bulk": BulkSession, "aiomqtt": BrokerSession}
+DRAIN_S: Final = 1.0  # a second without a message: the broker has no more
+DRAIN_TIMES: Final = 60
+CLIENTS: Final[dict[str, type[BulkSession] | type[BrokerSession]]] = {"bulk": BulkSession, "aiomqtt": BrokerSession}
 
 
 @dataclass(slots=True)
@@ -60,11 +62,13 @@ async def take_all(port: int, client: str) -> dict[str, object]:
     print("ready", flush=True)
     began_s, cpu_s = time.monotonic(), time.process_time()
     await asyncio.to_thread(sys.stdin.read)
-    found = {
+    late = await _drain(intake)
+    found: dict[str, object] = {
         "messages": intake.received["telemetry"],
         "refused": sum(intake.refused.values()),
         "lost": counters.lost,
         "doubled": counters.doubled,
+        "late": late,
         "rows": counters.rows,
         "hosts": len(counters.next_sequence),
         "cpu_s": time.process_time() - cpu_s,
@@ -75,6 +79,17 @@ async def take_all(port: int, client: str) -> dict[str, object]:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     return found
+
+
+async def _drain(intake: Intake) -> int:
+    """Wait until the broker has nothing more; return how many messages came after the senders had ended."""
+    at_end = before = intake.received["telemetry"]
+    for _ in range(DRAIN_TIMES):
+        await asyncio.sleep(DRAIN_S)
+        if intake.received["telemetry"] == before:
+            break
+        before = intake.received["telemetry"]
+    return before - at_end
 
 
 def main() -> None:

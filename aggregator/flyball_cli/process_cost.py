@@ -40,9 +40,7 @@ def read_cost(pids: Iterable[int]) -> ProcessCost:
     for pid in listed:
         name = Path(f"/proc/{pid}/comm").read_text().strip()
         by_name[name] = by_name.get(name, 0.0) + _cpu_s(pid)
-    return ProcessCost(
-        sum(by_name.values()), sum(pss for pss, _ in memory), sum(rss for _, rss in memory), by_name
-    )
+    return ProcessCost(sum(by_name.values()), sum(pss for pss, _ in memory), sum(rss for _, rss in memory), by_name)
 
 
 def _cpu_s(pid: int) -> float:

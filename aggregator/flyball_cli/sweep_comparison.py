@@ -1,7 +1,7 @@
 """One sweep of every GPU's values, through our sampler and through nvidia-ml-py: CPU time of each, in one process.
 
-Both read the same fields in the same proportion: per ten fast ticks one of clocks, load and temperature, per hundred one
-of limits and memory. Runs as a process of its own, because a driver library is chosen when it is loaded.
+Both read the same fields in the same proportion: clocks, load and temperature once in ten fast ticks, limits and memory
+once in a hundred. Runs as a process of its own, because a driver library is chosen when it is loaded.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def measure_theirs() -> float:
     return spent_s * 1e6 / SWEEPS
 
 
-def _read_theirs(handle: Any, number: int) -> tuple[Any, ...]:  # noqa: ANN401 - pynvml's own type
+def _read_theirs(handle: Any, number: int) -> tuple[Any, ...]:
     values = tuple(one.value.ullVal for one in pynvml.nvmlDeviceGetFieldValues(handle, list(FAST_FIELDS.values())))
     row: tuple[Any, ...] = (time.monotonic_ns(), *values)
     if number % 10 == 0:

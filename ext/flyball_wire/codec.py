@@ -52,6 +52,7 @@ M = TypeVar("M", bound=Message)
 _Reader = Callable[[str, Any], Any]
 _READERS: Final[dict[type[Any], _Reader]] = {}  # built once per class
 _FIELDS: Final[dict[type[Any], tuple[str, ...]]] = {}  # names of a dataclass's fields, empty of another class
+_TEXT: Final = {str}
 _PLAIN: Final = frozenset({int, float, bool, str, bytes, type(None)})
 
 
@@ -107,7 +108,7 @@ def unpack_map(what: str, payload: bytes, max_bytes: int) -> dict[str, Any]:
         plain = msgpack.unpackb(payload, strict_map_key=True, max_ext_len=0)
     except (ValueError, TypeError, RecursionError, UnicodeDecodeError, msgpack.UnpackException) as error:
         raise WireError(f"{what}: not msgpack: {str(error)[:120]}") from None
-    if not isinstance(plain, dict) or not all(isinstance(key, str) for key in plain):
+    if not isinstance(plain, dict) or not set(map(type, plain)) <= _TEXT:
         raise WireError(f"{what}: expected a map with text keys")
     return plain
 
