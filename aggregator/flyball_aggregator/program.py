@@ -69,6 +69,7 @@ def build_program(config: AggregatorConfig, site: Site, key: SigningKey, version
     loop = PowerLoop(LoopParts(fleet, desk, session, store, version))
     program = Program(config, store, ledger_store, loop, intake, session, Broadcast(), history, version)
     intake.on_ack.append(loop.take_ack)
+    intake.on_meter.append(loop.take_meter)
     intake.on_event.append(history.note_event)
     loop.on_tick += [FacilityPublisher(loop, session).handle, history.note_second, _picture_sender(program)]
     return program
