@@ -82,6 +82,7 @@ def build_program(config: AggregatorConfig, site: Site, key: SigningKey, version
     health.restore(store.documents())
     program = Program(config, store, ledger_store, loop, intake, session, Broadcast(), history, version, room, health)
     intake.on_ack.append(loop.take_ack)
+    intake.on_meter.append(loop.take_meter)
     intake.on_event += [history.note_event, health.take_event]
     intake.on_birth.append(health.take_birth)
     loop.on_tick += [FacilityPublisher(loop, session).handle, history.note_second, _picture_sender(program)]
