@@ -19,6 +19,9 @@ from flyball_aggregator.exchange.exchange_api import exchange_router
 from flyball_aggregator.exchange.exchange_room import ExchangeRoom, broker_like, build_room
 from flyball_aggregator.fleet import build_fleet
 from flyball_aggregator.flex.flex_api import flex_router
+from flyball_aggregator.health.health_desk import HealthDesk
+from flyball_aggregator.health.health_keeper import HealthKeeper
+from flyball_aggregator.health.order_sender import OrderSender
 from flyball_aggregator.history import History
 from flyball_aggregator.intake import Intake
 from flyball_aggregator.picture import picture_of
@@ -50,6 +53,7 @@ class Program:
     history: History
     version: str
     exchange: ExchangeRoom
+    health: HealthDesk
 
 
 def build_program(config: AggregatorConfig, site: Site, key: SigningKey, version: str) -> Program:
@@ -72,11 +76,18 @@ def build_program(config: AggregatorConfig, site: Site, key: SigningKey, version
     session = BrokerSession(config.broker, intake.subscriptions(), intake.take)
     loop = PowerLoop(LoopParts(fleet, desk, session, store, version))
     room = build_room(config.exchange, loop, state, broker_like(config.broker, f"{config.broker.client_id}-exchange"))
-    program = Program(config, store, ledger_store, loop, intake, session, Broadcast(), history, version, room)
+    orders = OrderSender(fleet, key, session, lambda: desk.epoch, loop.publish_soon)
+    keeper = HealthKeeper(loop, session, store)
+    health = HealthDesk(site, orders, keeper.publish_alarm, loop.parts.unix_s)
+    health.restore(store.documents())
+    program = Program(config, store, ledger_store, loop, intake, session, Broadcast(), history, version, room, health)
     intake.on_ack.append(loop.take_ack)
-    intake.on_event.append(history.note_event)
+    intake.on_meter.append(loop.take_meter)
+    intake.on_event += [history.note_event, health.take_event]
+    intake.on_birth.append(health.take_birth)
     loop.on_tick += [FacilityPublisher(loop, session).handle, history.note_second, _picture_sender(program)]
     loop.on_tick.append(room.handle)
+    loop.on_tick.append(lambda _snapshot: keeper.tick(health))
     return program
 
 
@@ -136,6 +147,7 @@ def _api(program: Program) -> FastAPI:
             config=program.config.api,
             token=token,
             version=program.version,
+            health=program.health,
         ),
         [_flex_router(program, token), exchange_router(program.exchange)],
     )
@@ -161,7 +173,7 @@ def _read_token(path: str | None) -> str | None:
 def _picture_sender(program: Program) -> Callable[[PowerSnapshot], None]:
     def send(_snapshot: PowerSnapshot) -> None:
         if program.broadcast.watchers:
-            picture = picture_of(program.loop, program.intake, program.session, program.version)
+            picture = picture_of(program.loop, program.intake, program.session, program.version, program.health)
             program.broadcast.send("picture", picture)
 
     return send

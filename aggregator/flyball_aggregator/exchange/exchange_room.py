@@ -1,6 +1,6 @@
 """The exchange beside the power loop: what is heard becomes limits of rows, what was decided becomes messages.
 
-The one way into the power loop is `apply_limits`: watts for each (row, source), put into its limit book, and a hurry
+The one way into the power loop is `apply_limits`: watts for each (row, source), put into its limit book
 when one of them falls.
 """
 
@@ -159,19 +159,15 @@ class ExchangeRoom:
         return view
 
     def apply_limits(self, now_s: float) -> None:
-        """Bring the limit book to what the flex engine asks for; decide at once when anything falls."""
+        """Bring the limit book to what the flex engine asks for; the loop decides at once on what changed."""
         book, monotonic_s = self.loop.limits, self.loop.parts.monotonic_s()
         wanted = self.engine.limits(now_s)
         for key in self._put.keys() - wanted.keys():
             book.take_away(*key)
-        falls = False
         for (row, source), watts in wanted.items():
             if self._put.get((row, source)) != watts:
-                falls = falls or watts < book.in_force(row, monotonic_s)[0]
                 book.put(row, source, watts, monotonic_s)
         self._put = wanted
-        if falls:
-            self.loop.hurry()
 
     def publish(self, said: Sequence[Outgoing]) -> None:
         """Send without waiting."""
