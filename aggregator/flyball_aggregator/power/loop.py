@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -66,6 +66,7 @@ class PowerLoop:
         self.roots = root_rows(site, self.rows)
         self.limits = LimitBook(self.rows)
         self.frozen: frozenset[str] = frozenset()
+        self.ceilings_w: dict[str, float] = {}  # GPU watts of hosts that are held lower than their policy says
         self.snapshot: PowerSnapshot | None = None
         self.ticks = 0
         self.leases_sent = 0
@@ -192,7 +193,7 @@ class PowerLoop:
         fleet = self.parts.fleet
         fresh = fleet.fresh_hosts(now_s, fleet.site.policy.state_stale_s)
         if is_between:
-            return standing.columns(self._policy, self._demand.demand_w, fresh)
+            return self._with_ceilings(standing.columns(self._policy, self._demand.demand_w, fresh))
         if self._demand.step_ratio.shape[1] != fleet.width:  # a host brought more GPUs than the site file said
             self._demand = start_demand(len(fleet.hosts), fleet.width)
         measured = Measured(
@@ -204,7 +205,17 @@ class PowerLoop:
             maximum_w=fleet.maximum_w,
         )
         self._demand = step_demand(self._demand, measured, fresh)
-        return standing.columns(self._policy, self._demand.demand_w, fresh)
+        return self._with_ceilings(standing.columns(self._policy, self._demand.demand_w, fresh))
+
+    def _with_ceilings(self, columns: HostColumns) -> HostColumns:
+        """Return the columns with hosts that someone wants held lower; none below its devices' minimum."""
+        if not self.ceilings_w:
+            return columns
+        names = list(self.parts.fleet.hosts)
+        asked_w = np.array([self.ceilings_w.get(name, np.inf) for name in names])
+        least_w = columns.minimum_milliwatts / MILLI
+        ceiling_w = np.minimum(columns.ceiling_w, np.maximum(asked_w, least_w))
+        return replace(columns, ceiling_w=ceiling_w, floor_w=np.minimum(columns.floor_w, ceiling_w))
 
     def _safe_shares(self, columns: RowColumns, hosts: HostColumns) -> Integers:
         """Return what hosts fall back to: all rows at what they carry without end, times the policy's ratio."""
