@@ -334,6 +334,8 @@ async def test_check_20_our_host_states_validate_and_change_with_the_host(tmp_pa
         ({"state": "forcedeletion"}, "removed"),
         ({"state": "a new one"}, None),
         ({"state": 3}, None),
+        ({"state": {}}, None),
+        ({"state": "assigned", "instance_state": []}, "unavailable"),
     ],
 )
 def test_check_20_states_of_others_drive_placement_and_unknown_ones_change_nothing(

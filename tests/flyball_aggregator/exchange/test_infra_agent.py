@@ -38,7 +38,8 @@ def _alert(now_s: float, hints: list[dict[str, Any]], **more: Any) -> Outgoing:
         data["infrastructure_actions"] = []
     return build_event(
         topic=f"{OTHER[2:]}/powerbreach", kind="grid.powerbreach.alert.v1", source=OTHER, subject="powerbreach",
-        data=data, now_s=now_s, signer=ISV_KEY, correlation_id=str(uuid.uuid4()), trace_id="4bf92f3577b34da6a3ce929d0e0e4736",
+        data=data, now_s=now_s, signer=ISV_KEY, correlation_id=str(uuid.uuid4()),
+        trace_id="4bf92f3577b34da6a3ce929d0e0e4736",
     )  # fmt: skip
 
 
