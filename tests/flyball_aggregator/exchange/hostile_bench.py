@@ -21,7 +21,7 @@ from flyball_aggregator.exchange.check_message import check_message
 from flyball_aggregator.exchange.cloud_event import show_time
 from flyball_aggregator.exchange.host_states import verdict_of
 
-ATOMS: Final = (
+ATOMS: Final[tuple[Any, ...]] = (
     None,
     True,
     False,
