@@ -50,7 +50,7 @@ class Cell:
 def cells(*, is_small: bool = False) -> Iterator[Cell]:
     """Yield all experiments, or the few that a quick check runs."""
     base = Question("gpu", 1.4, seeds=(0,), seconds=SHORT_S)
-    mains = (("gpu", 1.4), ("nameplate", 1.4))
+    mains: tuple[tuple[str, float], ...] = (("gpu", 1.4), ("nameplate", 1.4))
     if not is_small:
         mains = (*mains, ("nameplate", 1.5), ("gpu", 1.5), ("gpu", 1.6))
     for accounting, more in mains:

@@ -1,7 +1,6 @@
 """The exchange beside the power loop: what is heard becomes limits of rows, what was decided becomes messages.
 
-The one way into the power loop is `apply_limits`: watts for each (row, source), put into its limit book
-when one of them falls.
+The one way into the power loop is `apply_limits`: watts for each (row, source), put into its limit book.
 """
 
 import asyncio
