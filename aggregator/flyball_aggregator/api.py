@@ -25,6 +25,7 @@ from flyball_aggregator.power.explain import explain_gpu, explain_host, explain_
 from flyball_aggregator.power.loop import PowerLoop
 from flyball_aggregator.power.snapshot import PowerSnapshot
 from flyball_aggregator.power.view import gpu_views, host_view, row_view
+from flyball_aggregator.power.what_if_api import what_if_routes
 from flyball_aggregator.site_api import site_routes
 from flyball_aggregator.site_versions import SiteVersions
 from flyball_aggregator.store import Store
@@ -60,7 +61,7 @@ def build_api(parts: ApiParts, routers: Sequence[APIRouter] = ()) -> FastAPI:
     api.add_middleware(TrustedHostMiddleware, allowed_hosts=list(parts.config.allowed_hosts))
     api.add_exception_handler(StarletteHttpError, _show_error)
     api.add_exception_handler(RequestValidationError, _show_invalid)
-    own = [_reading(parts), _history(parts), _writing(parts), _pages(parts)]
+    own = [_reading(parts), _history(parts), _writing(parts), _pages(parts), what_if_routes(parts.loop)]
     if parts.sites is not None:
         own.append(site_routes(parts.loop, parts.sites, token_guard(parts.token)))
     for router in (*own, *routers):

@@ -14,6 +14,7 @@ COMMANDS = (
     "hosts",
     "rows",
     "explain",
+    "what-if",
     "init",
     "diff",
     "apply",
@@ -39,7 +40,7 @@ def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"flyball {importlib.metadata.version('flyball')}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in commands:
-        importlib.import_module(f"flyball_cli.{command}").add_parser(subparsers)
+        importlib.import_module(f"flyball_cli.{command.replace('-', '_')}").add_parser(subparsers)
     return parser
 
 

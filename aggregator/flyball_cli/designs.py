@@ -38,7 +38,7 @@ class Node:
 HGX_H100: Final = Node("NVIDIA H100 80GB HBM3", 8, 200.0, 700.0, 3080.0, 1.27)  # 10.2 kW, maker's data sheet
 DGX_B200: Final = Node("NVIDIA B200", 8, 200.0, 1000.0, 4140.0, 1.27)  # 14.3 kW, maker's data sheet
 GB200_TRAY: Final = Node("NVIDIA GB200", 4, 200.0, 1200.0, 1050.0, 1.08)  # liquid-cooled; 18 trays + switches < 132 kW
-HOME_PC: Final = Node("NVIDIA GeForce RTX 4090", 4, 150.0, 450.0, 250.0, 1.1)
+HOME_PC: Final = Node("NVIDIA GeForce RTX 4090", 4, 150.0, 450.0, 350.0, 1.1)
 NVL72_TRAYS: Final = 18
 NVL72_SWITCHES_W: Final = 9_000.0  # nine NVLink switch trays and the rack's own, of 132 kW a rack
 
@@ -55,11 +55,10 @@ def dgx_b200(racks: int) -> Site:
 
 def gb200_nvl72(racks: int) -> Site:
     """Liquid-cooled NVL72 racks of eighteen trays, one NVLink domain each, on two feeds."""
-    site = _paired_feeds(
+    return _paired_feeds(
         "gb200-nvl72", GB200_TRAY, racks, NVL72_TRAYS, rack_w=132_000.0, rack_unmanaged_w=NVL72_SWITCHES_W,
         oversubscription=1.15, is_rack_nvlink=True,
     )  # fmt: skip
-    return site
 
 
 def homelab_8(racks: int) -> Site:
