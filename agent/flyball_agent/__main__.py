@@ -15,7 +15,6 @@ from typing import Final
 from flyball_agent import host_facts
 from flyball_agent.agent import Agent, spool_directory
 from flyball_agent.backoff import Backoff
-from flyball_agent.broker_client import Secrets
 from flyball_agent.config import DEFAULT_PATH, AgentConfig, load_agent_config
 from flyball_agent.exporter import Exporter
 from flyball_agent.governor_link import GovernorLink
@@ -25,6 +24,7 @@ from flyball_agent.session import Session, SessionParts
 from flyball_agent.spool import Spool
 from flyball_wire.config import print_config
 from flyball_wire.errors import EXIT_CONFIG, ConfigError
+from flyball_wire.mqtt import Secrets
 
 # Modules with `add_parser` and `run`, loaded only when asked for: the running agent stays lean.
 COMMANDS: Final = ("classify", "check", "catalogue", "inject")

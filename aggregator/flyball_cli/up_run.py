@@ -47,8 +47,7 @@ async def run_site(options: UpOptions) -> int:
         ports = choose_ports(options, len(hosts))
         write_configs(files, options, ports, local)
         broker = prepare_broker(options.broker, files.broker, ports.broker)
-        run = SiteRun(options, files, ports, broker)
-        return await run.run()
+        return await SiteRun(options, files, ports, broker).run()
 
 
 class SiteRun:
@@ -75,8 +74,7 @@ class SiteRun:
                     await self._govern(plant)
                     await self._follow()
         except (UpError, BrokerError) as error:
-            print(f"flyball up: {error}; logs: {self.files.logs}", file=sys.stderr)
-            return 1
+            raise UpError(f"{error}; logs: {self.files.logs}") from None
         if self.options.is_json:
             print(json.dumps(asdict(self._result())))
         return 0
@@ -236,10 +234,8 @@ def _state_folder(options: UpOptions) -> Iterator[Path]:
         yield options.state
         return
     root = Path(tempfile.mkdtemp(prefix="flyball-up-"))
-    try:
-        yield root
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+    yield root
+    shutil.rmtree(root, ignore_errors=True)  # not after an error: then the logs are wanted
 
 
 @contextlib.contextmanager
