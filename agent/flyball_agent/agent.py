@@ -5,10 +5,11 @@ broker nor a lost governor does more than delay.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -32,6 +33,8 @@ from flyball_wire.local_socket import ORDER_EVENT, DeviceEvent, HelloReply, Stat
 from flyball_wire.messages import Birth, Event, GpuColumns, State, Telemetry
 from flyball_wire.topics import OrderChannel
 
+EXCURSION_BEFORE_S: Final = 2.0  # full-rate rows before a trigger, published at once
+EXCURSION_AFTER_S: Final = 2.0
 STATUS_STALE_S: Final = 5.0  # a governor silent for longer counts as gone
 REPORT_STALE_S: Final = 2.5  # the governor reports every second; ask when it does not
 REFUSAL_EVERY_S: Final = 30.0  # one event for each kind of order; the exporter counts them all
@@ -49,6 +52,8 @@ class View:
     windows: tuple[GpuWindow, ...] = ()
     facts: HostFacts | None = None
     events_total: dict[str, int] = field(default_factory=dict)
+    xids_total: dict[tuple[int | None, str], int] = field(default_factory=dict)  # (gpu, XID)
+    last_xid: dict[int | None, str] = field(default_factory=dict)
 
 
 class Agent:
@@ -105,7 +110,18 @@ class Agent:
             return
         if self.health is not None:
             self.health.take_device_event(event)
+        if event.name == "xid":
+            self._count_xid(event)
+        if event.name == "excursion":
+            self.send_excursion(event.gpu)
         self.publish_event(event.name, event.severity, event.gpu, event.fields, occurred_at_s=event.occurred_at_s)
+
+    def _count_xid(self, event: DeviceEvent) -> None:
+        """Count by GPU and number: a gauge of the last one, as others have it, hides the same one coming again."""
+        xid = dict(event.fields).get("code", "unknown")
+        key = event.gpu, xid
+        self.view.xids_total[key] = self.view.xids_total.get(key, 0) + 1
+        self.view.last_xid[event.gpu] = xid
 
     def handle_refusal(self, action: str, error: str) -> None:
         """Say that the governor refused an order, not every time: refused leases come again every few seconds."""
@@ -211,13 +227,29 @@ class Agent:
         """Publish the rows written since the last call, over any outage that the spool can hold."""
         if self._batches is None or self.session is None:
             return
-        for columns in self._batches.take():
+        self._send_columns("steady", self._batches.take())
+
+    def _send_columns(self, window: str, batches: Iterable[bytes]) -> None:
+        if self.session is None:
+            return
+        for columns in batches:
             sequence = self.session.next_sequence("telemetry")
-            message = Telemetry(self.config.host_id, self.session.session_id, sequence, "steady", columns)
+            message = Telemetry(self.config.host_id, self.session.session_id, sequence, window, columns)
             try:
                 self.session.publish_kept("telemetry", encode(message))
             except WireError as error:
                 _log.error("telemetry dropped: %s", error)
+
+    def send_excursion(self, gpu: int | None) -> None:
+        """Publish the full-rate rows before a trigger at once, and those after it when they are there."""
+        self._send_window("excursion_before", gpu, EXCURSION_BEFORE_S)
+        with contextlib.suppress(RuntimeError):  # no loop runs: the rows after it come with the steady batches
+            loop = asyncio.get_running_loop()
+            loop.call_later(EXCURSION_AFTER_S, self._send_window, "excursion_after", gpu, EXCURSION_AFTER_S)
+
+    def _send_window(self, window: str, gpu: int | None, seconds: float) -> None:
+        if self._batches is not None:
+            self._send_columns(window, self._batches.take_window(gpu, seconds))
 
     def tick(self) -> None:
         """Sum up the second that ended, ask the governor for the next one, publish the state."""

@@ -15,6 +15,7 @@ from flyball_aggregator.api import ApiParts, build_api
 from flyball_aggregator.broadcast import Broadcast
 from flyball_aggregator.broker import BrokerSession
 from flyball_aggregator.config import AggregatorConfig
+from flyball_aggregator.exchange.exchange_api import exchange_router
 from flyball_aggregator.exchange.exchange_room import ExchangeRoom, broker_like, build_room
 from flyball_aggregator.fleet import build_fleet
 from flyball_aggregator.flex.flex_api import flex_router
@@ -74,17 +75,19 @@ def build_program(config: AggregatorConfig, site: Site, key: SigningKey, version
     intake = Intake(fleet)
     session = BrokerSession(config.broker, intake.subscriptions(), intake.take)
     loop = PowerLoop(LoopParts(fleet, desk, session, store, version))
+    room = build_room(config.exchange, loop, state, broker_like(config.broker, f"{config.broker.client_id}-exchange"))
     orders = OrderSender(fleet, key, session, lambda: desk.epoch, loop.publish_soon)
     keeper = HealthKeeper(loop, session, store)
     health = HealthDesk(site, orders, keeper.publish_alarm, loop.parts.unix_s)
     health.restore(store.documents())
-    room = build_room(config.exchange, loop, state, broker_like(config.broker, f"{config.broker.client_id}-exchange"))
     program = Program(config, store, ledger_store, loop, intake, session, Broadcast(), history, version, room, health)
     intake.on_ack.append(loop.take_ack)
+    intake.on_meter.append(loop.take_meter)
     intake.on_event += [history.note_event, health.take_event]
     intake.on_birth.append(health.take_birth)
     loop.on_tick += [FacilityPublisher(loop, session).handle, history.note_second, _picture_sender(program)]
-    loop.on_tick += [room.handle, lambda _snapshot: keeper.tick(health)]
+    loop.on_tick.append(room.handle)
+    loop.on_tick.append(lambda _snapshot: keeper.tick(health))
     return program
 
 
@@ -146,7 +149,7 @@ def _api(program: Program) -> FastAPI:
             version=program.version,
             health=program.health,
         ),
-        [_flex_router(program, token)],
+        [_flex_router(program, token), exchange_router(program.exchange)],
     )
 
 

@@ -19,6 +19,10 @@ COMMANDS = (
     "exchange",
     "twin",
     "check",
+    "ca",
+    "enrol",
+    "backup",
+    "restore",
     "sim",
     "bench",
 )

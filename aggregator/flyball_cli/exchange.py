@@ -10,6 +10,7 @@ from typing import Final
 from flyball_aggregator.exchange.capture import CapturedMessage, CaptureError, read_capture
 from flyball_aggregator.exchange.check_message import Finding, check_message
 from flyball_aggregator.exchange.json_text import read_json
+from flyball_cli import exchange_mcp
 from flyball_cli.exchange_broker import add_broker, play_file, record_to
 from flyball_wire.errors import WireError
 
@@ -37,6 +38,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     play.add_argument("--loops", type=int, default=1, help="how often; 0 is without end")
     add_broker(play)
     play.set_defaults(run=_play)
+    exchange_mcp.add_parser(parts)
 
 
 def _add_validate(parts: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -2,9 +2,9 @@
 
 import argparse
 
-from flyball_cli import twin_flex, twin_maxlps, twin_run
+from flyball_cli import twin_evidence, twin_flex, twin_maxlps, twin_run, twin_size
 
-EXPERIMENTS = (twin_run, twin_maxlps, twin_flex)
+EXPERIMENTS = (twin_run, twin_maxlps, twin_flex, twin_size, twin_evidence)
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -32,6 +32,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--seeds", type=_count, default=3, metavar="N", help="number of seeds, from 0 (default 3)")
     parser.add_argument("--seconds", type=_seconds, default=3600, metavar="S", help="length of the busiest stretch")
     parser.add_argument("--jobs", type=_count, default=os.cpu_count() or 1, metavar="N", help="processes")
+    parser.add_argument(
+        "--day", action="store_true", help="instead: latency over the whole day at equal load per board"
+    )
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -39,7 +42,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(arguments: argparse.Namespace) -> int:
     """Run the experiment and print its figures."""
     from flyball_twin.load_shape import read_trace, sample_trace  # noqa: PLC0415  (numpy: only when it runs)
-    from flyball_twin.maxlps_study import LEVELS, Question, answer  # noqa: PLC0415
+    from flyball_twin.maxlps_study import LEVELS, Question, answer, answer_day  # noqa: PLC0415
     from flyball_twin.serving_plants import SERVING_PLANTS, TOKEN_MIXES  # noqa: PLC0415
     from flyball_twin.workloads import TraceError  # noqa: PLC0415
 
@@ -55,7 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
     )
     try:
         trace = read_trace(arguments.trace) if arguments.trace else sample_trace()
-        result = answer(question, trace, arguments.jobs, ProgressLine("seeds"))
+        if arguments.day:
+            result = answer_day(question, trace)
+        else:
+            result = answer(question, trace, arguments.jobs, ProgressLine("seeds"))
     except TraceError as error:
         raise ConfigError(str(error)) from None
     print_result(result, as_json=arguments.json)

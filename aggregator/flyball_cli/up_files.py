@@ -1,5 +1,6 @@
 """The state folder of `flyball up`: keys and configuration files of every program, as an operator would write them."""
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,11 @@ class UpFiles:
         return self.root / "aggregator"
 
     @property
+    def token(self) -> Path:
+        """What one must hold to write through the API."""
+        return self.aggregator / "token"
+
+    @property
     def broker(self) -> Path:
         """Configuration and persistence of the broker."""
         return self.root / "broker"
@@ -147,8 +153,16 @@ def write_configs(files: UpFiles, options: UpOptions, ports: UpPorts, local: Loc
         host.agent_toml.write_text(print_config(agent_config(host, ports, index)))
     site = site_of(files, options, local)
     (files.aggregator / "site.toml").write_text(print_config(site))
+    write_token(files.token)
     (files.aggregator / "aggregator.toml").write_text(print_config(aggregator_config(files, ports)))
     return site
+
+
+def write_token(path: Path) -> None:
+    """Write a fresh token, readable by its owner alone, unless there is one."""
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_hex(16) + "\n", encoding="utf-8")
 
 
 def governor_config(host: HostFiles, options: UpOptions, lease_key: SigningKey, *, is_local: bool) -> GovernorConfig:
@@ -188,7 +202,7 @@ def aggregator_config(files: UpFiles, ports: UpPorts) -> AggregatorConfig:
         lease_key_file=str(files.aggregator / f"{LEASE_KEY_ID}.key"),
         lease_key_id=LEASE_KEY_ID,
         broker=AggregatorBroker(port=ports.broker),
-        api=ApiConfig(port=ports.api),
+        api=ApiConfig(port=ports.api, token_file=str(files.token)),
     )
 
 

@@ -8,11 +8,11 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
-from typing import Final
+from typing import Any, Final
 
 import flyball_simgpu
 from flyball_cli.broker import BrokerPlan, prepare_broker, wait_ready
@@ -38,26 +38,42 @@ class UpError(FlyballError):
     """The site did not come up."""
 
 
-async def run_site(options: UpOptions) -> int:
-    """Run a whole site as asked and return the exit code."""
-    with _state_folder(options) as root, _plant_path() as plant:
+Course = Callable[["SiteRun", PlantLink], Coroutine[Any, Any, None]]
+
+
+async def run_site(options: UpOptions, course: Course | None = None) -> int:
+    """Run a whole site as asked and return the exit code.
+
+    Args:
+        options: Of `flyball up`.
+        course: What to do with the governed site in place of following it; the site ends after it.
+    """
+    with state_folder(options) as root, plant_path() as plant:
         local = None if options.is_simulated_only else find_local_gpus()
         hosts = (*host_names(options), *((LOCAL_HOST,) if local is not None else ()))
         files = lay_out(root, plant, hosts)
         ports = choose_ports(options, len(hosts))
         write_configs(files, options, ports, local)
         broker = prepare_broker(options.broker, files.broker, ports.broker)
-        return await SiteRun(options, files, ports, broker).run()
+        return await SiteRun(options, files, ports, broker, course).run()
 
 
 class SiteRun:
     """One run of a site; `run` does it all."""
 
-    def __init__(self, options: UpOptions, files: UpFiles, ports: UpPorts, broker: BrokerPlan) -> None:
+    def __init__(
+        self,
+        options: UpOptions,
+        files: UpFiles,
+        ports: UpPorts,
+        broker: BrokerPlan,
+        course: Course | None = None,
+    ) -> None:
         self.options = options
         self.files = files
         self.ports = ports
         self.broker = broker
+        self.course = course
         self.supervisor = Supervisor()
         self.watch = SiteWatch(f"http://127.0.0.1:{ports.api}")
         self.ending = asyncio.Event()
@@ -72,12 +88,15 @@ class SiteRun:
                 await self._start()
                 async with self._gates() as plant:
                     await self._govern(plant)
-                    await self._follow()
+                    await (self._follow() if self.course is None else self._take(self.course, plant))
         except (UpError, BrokerError) as error:
             raise UpError(f"{error}; logs: {self.files.logs}") from None
-        if self.options.is_json:
-            print(json.dumps(asdict(self._result())))
+        self._report()
         return 0
+
+    def _report(self) -> None:
+        if self.options.is_json and self.course is None:
+            print(json.dumps(asdict(self._result())))
 
     async def _start(self) -> None:
         self._say(f"state and logs in {self.files.root}")
@@ -110,10 +129,13 @@ class SiteRun:
         self._add("meter-gateway", *command_line("flyball_cli.meter_gateway", *gateway))
 
     def _start_host(self, host: HostFiles) -> None:
-        environment = {} if host.host == LOCAL_HOST else flyball_simgpu_environment(self.files.plant, host.host)
+        environment = self._host_environment(host)
         governor = command_line("flyball_governor", "--config", str(host.governor_toml))
         self._add(f"governor/{host.host}", *governor, environment=environment)
         self._add(f"agent/{host.host}", *command_line("flyball_agent", "--config", str(host.agent_toml)))
+
+    def _host_environment(self, host: HostFiles) -> dict[str, str]:
+        return {} if host.host == LOCAL_HOST else flyball_simgpu_environment(self.files.plant, host.host)
 
     async def _wait_plant(self) -> None:
         plant = self.supervisor.children["plant"]
@@ -153,6 +175,16 @@ class SiteRun:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _take(self, course: Course, plant: PlantLink) -> None:
+        """Take a course to its end, unless somebody ends the site before."""
+        ending = asyncio.create_task(self.ending.wait())
+        taken = asyncio.create_task(course(self, plant))
+        await asyncio.wait({ending, taken}, return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        taken.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await taken
 
     async def _script(self, event: FaultEvent) -> None:
         await asyncio.sleep(event.at_s)
@@ -228,7 +260,8 @@ def flyball_simgpu_environment(plant: Path, host: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _state_folder(options: UpOptions) -> Iterator[Path]:
+def state_folder(options: UpOptions) -> Iterator[Path]:
+    """Yield the folder of a site's state: the one asked for, else one that goes with the run."""
     if options.state is not None:
         options.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         yield options.state
@@ -239,7 +272,7 @@ def _state_folder(options: UpOptions) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _plant_path() -> Iterator[Path]:
+def plant_path() -> Iterator[Path]:
     """Yield a path for the plant's shared memory, in RAM where there is /dev/shm."""
     shared = Path("/dev/shm")  # noqa: S108 - a private folder is made in it
     folder = Path(tempfile.mkdtemp(prefix="flyball-plant-", dir=shared if shared.is_dir() else None))

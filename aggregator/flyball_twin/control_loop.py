@@ -1,4 +1,4 @@
-"""The aggregator's side of a simulated site: the real demand estimate, decision and ledger, without signatures or disk."""
+"""The aggregator's side of a simulated site: real demand, decision and ledger, without signatures and disk."""
 
 import math
 from collections.abc import Iterable
@@ -115,7 +115,9 @@ class ControlLoop:
         is_fresh = self._hear(second, seen)
         columns = self._row_columns(second, seen, limits_w, events, is_fresh)
         fresh_power = np.where(is_fresh[:, None], seen.power_w, np.nan)
-        measured = Measured(fresh_power, fresh_power, seen.cap_w, seen.throttled_ratio, self._minimum_w, self._maximum_w)
+        measured = Measured(
+            fresh_power, fresh_power, seen.cap_w, seen.throttled_ratio, self._minimum_w, self._maximum_w
+        )
         self._demand = step_demand(self._demand, measured, is_fresh)
         hosts = self._host_columns(is_fresh)
         decision = decide(self.matrix, columns, hosts, gives_spare=self.site.policy.gives_spare)
@@ -131,7 +133,7 @@ class ControlLoop:
         self._heard_s = np.where(is_known, second, self._heard_s)
         return np.asarray(second - self._heard_s <= self.site.policy.state_stale_s)
 
-    def _row_columns(  # noqa: PLR0917
+    def _row_columns(
         self, second: int, seen: SecondSeen, limits_w: Floats, events: tuple[GridEvent, ...], is_fresh: np.ndarray
     ) -> RowColumns:
         self.flex = step_flex(self.flex, events, float(second), seen.meter_w)

@@ -11,9 +11,7 @@ def shed_frontier(classes: Sequence[ShedClass], shed: float) -> float | None:
     """Return the best weighted speed at a shed of full power, None where the floors cannot be kept."""
     from scipy.optimize import linprog  # noqa: PLC0415  (slow to import, only here)
 
-    points = [
-        sorted(item.points) + ([] if item.pause_w is None else [(item.pause_w, 0.0)]) for item in classes
-    ]
+    points = [sorted(item.points) + ([] if item.pause_w is None else [(item.pause_w, 0.0)]) for item in classes]
     owner = np.repeat(np.arange(len(classes)), [len(part) for part in points])
     watts = np.array([watt for part in points for watt, _ in part])
     speed = np.array([value for part in points for _, value in part])

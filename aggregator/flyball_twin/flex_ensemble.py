@@ -13,7 +13,9 @@ from flyball_twin.power_curves import Floats
 
 SETTLING_S = 0.3  # first order: a cap is in force within about a second
 LOAD_SIGMA, LOAD_S = 0.01, 30.0  # noise of a job's own draw (assumption)
-CAP_ERROR_RATIO = 0.005  # how far a job's held power is off the sweep, either way, not known to the control (assumption)
+CAP_ERROR_RATIO = (
+    0.005  # how far a job's held power is off the sweep, either way, not known to the control (assumption)
+)
 STRICT_KEEP = 0.994  # what the strictest tier keeps as long as others can give
 BACKLOG_RATIO, BACKLOG_S = 0.03, 600.0  # how much more is drawn after an event while work catches up (assumption)
 
@@ -102,9 +104,11 @@ class Ensemble:
         held_w = np.where(mean_cap_w < 50.0, PAUSED_W, held_w)
         gpu_w = np.where(self._is_lost, PAUSED_W, np.minimum(wanted_w, held_w))
         gpu_w *= 1.0 + 0.002 * self._random.standard_normal(len(caps))
-        speed = np.array([
-            np.interp(watt, watts, speeds)
-            for watt, watts, speeds in zip(held_w / self._device_ratio, self._watts, self._speeds, strict=True)
-        ])  # a board that draws more for the same work is slower under the same cap
+        speed = np.array(
+            [
+                np.interp(watt, watts, speeds)
+                for watt, watts, speeds in zip(held_w / self._device_ratio, self._watts, self._speeds, strict=True)
+            ]
+        )  # a board that draws more for the same work is slower under the same cap
         speed = np.where((mean_cap_w < 50.0) | self._is_lost, 0.0, speed)
         return EnsembleSecond(float((self.gpus * gpu_w).sum()), speed)

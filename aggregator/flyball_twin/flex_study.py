@@ -1,6 +1,7 @@
 """Grid events on the published ensemble: the pure flex core in the loop, judged by the protocol's figures."""
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Literal
@@ -33,6 +34,7 @@ class FlexQuestion:
     delay_s: int = 1
     release_s: float = 300.0
     seeds: tuple[int, ...] = (0, 1, 2)
+    after_s: int = AFTER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ def answer_flex(question: FlexQuestion) -> dict[str, Any]:
     """Return the figures, the worst of the seeds for compliance and times, the mean for performance."""
     classes = emerald_classes()
     figures = [_figures(question, classes, run_flex(question, seed)) for seed in question.seeds]
-    worst = {
+    worst: dict[str, Callable[[list[float]], float]] = {
         "response_s": max, "compliance": min, "tracking_rmse": max, "over_shed": max, "weighted_performance": fmean,
         "strictest_performance": min, "rebound": max, "release_ramp_w_per_s": max,
     }  # fmt: skip
@@ -96,7 +98,7 @@ def run_flex(question: FlexQuestion, seed: int) -> FlexRun:
     """Run the flex core against the ensemble, second by second."""
     classes, ensemble, events = emerald_classes(), Ensemble(seed), events_of(question)
     end_s = int(max(event.end_s for event in events))
-    seconds = end_s + AFTER_S
+    seconds = end_s + question.after_s
     caps = ensemble.cap_of(plan_shed(classes, float("inf")))
     coming: deque[tuple[int, Floats]] = deque()
     flex, tracking = FlexState(), TrackingState()
@@ -120,7 +122,7 @@ def run_flex(question: FlexQuestion, seed: int) -> FlexRun:
         power[second], speed[second] = seen.total_w, seen.speed
         if flex.phase == "shedding" and flex.target_w is not None:
             target[second] = flex.target_w
-        is_blind = question.case == "telemetry_loss" and 0 <= second - lost_at < 600
+        is_blind = question.case == "telemetry_loss" and 0 <= second - lost_at < min(600, question.hold_s // 3)
         measured_w = None if is_blind else seen.total_w
     is_lost = np.zeros(len(classes), bool)
     is_lost[5] = question.case == "feed_loss"

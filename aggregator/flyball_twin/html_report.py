@@ -10,18 +10,17 @@ from flyball_twin.scenario_run import ScenarioRun, Series
 WIDTH, HEIGHT, LEFT = 960, 240, 70
 POINTS_MOST = 900
 ASSUMPTIONS = (
-    "Power and speed follow relative curves measured on A100, V100, A40 and B300; H100, H200 and B200 are modelled from "
-    "them, within about 6 %.",
-    "One step is one second: bursts inside it appear only through their mean, as a breaker's thermal path sees them.",
+    "Power and speed follow relative curves measured on A100, V100, A40 and B300; others are modelled from them (6 %).",
+    "One step is one second: bursts inside it appear through their mean, as a breaker's thermal path sees them.",
     "Requests of a service are all alike and wait in fluid queues; a replica is four GPUs of one host.",
     "Training jobs step together; 15 % of a step is communication at 60 % of peak power.",
-    "Caps act within 0.2 s of their write, messages take the second named in the scenario; nothing is lost unless an "
-    "event says so.",
-    "Not modelled: the network, temperatures of rooms, time to pause and resume work, power of switches and storage.",
+    "Caps act within 0.2 s of their write, messages take the scenario's delay; only events lose any.",
+    "Not modelled: the network, heat of rooms, time to pause and resume work, power of switches and storage.",
 )
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c2430}"
-    "table{border-collapse:collapse;width:100%}td,th{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #dde}"
+    "table{border-collapse:collapse;width:100%}"
+    "td,th{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #dde}"
     "td:first-child,th:first-child{text-align:left}svg{width:100%;height:auto;background:#f7f8fb}"
     ".pass{color:#106b3a}.fail{color:#a31621}figcaption{color:#556}"
 )
@@ -114,7 +113,9 @@ def _table(results: Sequence[Mapping[str, Any]]) -> str:
     names = [name for name in results[0] if name not in {"goals_missed", "control"}]
     head = "".join(f"<th>{html.escape(str(result['control']))}</th>" for result in results)
     rows = "".join(
-        f"<tr><td>{html.escape(name)}</td>" + "".join(f"<td>{_cell(result.get(name))}</td>" for result in results) + "</tr>"
+        f"<tr><td>{html.escape(name)}</td>"
+        + "".join(f"<td>{_cell(result.get(name))}</td>" for result in results)
+        + "</tr>"
         for name in names
     )
     return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>"

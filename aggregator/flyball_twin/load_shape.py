@@ -17,7 +17,7 @@ NOISES = ((60.0, 0.04), (8.0, 0.05))  # correlation time (s) and sigma of the lo
 
 @dataclass(frozen=True, slots=True)
 class LoadTrace:
-    """Rates at times (n,), seconds that rise from anywhere and requests per second; mean tokens where the trace has them."""
+    """Rates at times (n,), rising seconds and requests per second; mean tokens where the trace has them."""
 
     name: str
     at_s: Floats
@@ -34,7 +34,7 @@ class LoadTrace:
 def sample_trace() -> LoadTrace:
     """Return the shipped weekday (Azure 2024, conversation)."""
     rates = np.array(SAMPLE_RATES_PER_MIN) / 60.0
-    return LoadTrace("weekday of Azure 2024 (sample)", np.arange(len(rates)) * SAMPLE_STEP_S, rates)
+    return LoadTrace("weekday of Azure 2024 (sample)", np.arange(len(rates), dtype=np.float64) * SAMPLE_STEP_S, rates)
 
 
 def read_trace(path: Path) -> LoadTrace:
@@ -96,7 +96,9 @@ def _parse_rate(path: Path, number: int, row: list[str]) -> tuple[float, float]:
     except (ValueError, IndexError):
         raise TraceError(f"{path}: line {number}: expected a time and a rate, got {','.join(row)!r}") from None
     if not np.isfinite([at_s, rate]).all() or rate < 0.0:
-        raise TraceError(f"{path}: line {number}: expected a finite time and a rate of at least 0, got {','.join(row)!r}")
+        raise TraceError(
+            f"{path}: line {number}: expected a finite time and a rate of at least 0, got {','.join(row)!r}"
+        )
     return at_s, rate
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from flyball_twin.load_shape import HOUR_S, LoadTrace, busiest_hour
+from flyball_twin.load_shape import DAY_S, HOUR_S, LoadTrace, busiest_hour, every_second
 from flyball_twin.maxlps import (
     LOOSE,
     TIGHT,
@@ -20,6 +20,7 @@ from flyball_twin.maxlps import (
     largest_load,
     run_policy,
 )
+from flyball_twin.serving_bound import phase_bound
 from flyball_twin.serving_plants import H100, TOKEN_MIXES, ServingPlant, TokenMix
 
 REPLICAS = 250  # 1,000 boards at the budget's count
@@ -27,6 +28,8 @@ REFERENCE_RATE = 993.0  # requests/s of 1,000 H100 with chat tokens: 81 % of boa
 REFERENCE_FIRST_TOKEN = 6.06  # that TTFT p99 over the unloaded prefill; sets the reference load elsewhere
 LEVEL_FIRST_TOKEN = 10.4  # 1.2 s over the same
 UNLIMITED_W = 1e12
+DAY_PEAK_RATIO = 0.9407  # busiest hour of the published day over its plotted peak, to which its load is scaled
+REFERENCE_SHARE = 0.8275  # the reference rate over the load at that peak
 Progress = Callable[[int, int], None]
 
 
@@ -75,6 +78,34 @@ def reference_rate(plant: ServingPlant, mix: TokenMix, shape: np.ndarray) -> flo
     return largest_load(base, "maxp", idle, level, (0.1 * most, 1.1 * most))[0]
 
 
+def answer_day(question: Question, trace: LoadTrace) -> dict[str, Any]:
+    """Return the latency penalty over a whole day at equal load per board, against the uncapped fleet, one seed."""
+    rate = every_second(trace)[: DAY_S + WARM_S]
+    busiest = np.convolve(rate, np.ones(HOUR_S) / HOUR_S, "valid").max() if len(rate) >= HOUR_S else rate.max()
+    shape = rate / busiest * DAY_PEAK_RATIO
+    mix = mix_of(trace, question.mix)
+    load = reference_rate(question.plant, mix, shape) / REFERENCE_SHARE
+    seed = question.seeds[0]
+    base = _experiment(question.plant, mix, shape, "gpu", 1.0, seed, UNLIMITED_W)
+    reference = run_policy(base, "maxp", load)
+    budget_w = budget_of(question.plant, question.accounting)
+    wide = _experiment(question.plant, mix, shape, question.accounting, question.more, seed, budget_w)
+    run = run_policy(wide, question.policy, load * question.more)
+    return {
+        "accounting": question.accounting,
+        "more": question.more,
+        "policy": question.policy,
+        "plant": question.plant.name,
+        "seconds": len(shape) - WARM_S,
+        "p50_penalty": round(run.end_to_end_p50_s / reference.end_to_end_p50_s - 1.0, 4),
+        "p99_penalty": round(run.end_to_end_p99_s / reference.end_to_end_p99_s - 1.0, 4),
+        "seconds_over": run.seconds_over,
+        "seconds_over_1pct": run.seconds_over_1pct,
+        "max_overshoot": round(run.max_overshoot, 5),
+        "mean_use_of_budget": round(run.mean_load, 4),
+    }
+
+
 def _is_chat(mix: TokenMix) -> bool:
     chat = TOKEN_MIXES["chat"]
     close = abs(mix.prompt_tokens / chat.prompt_tokens - 1.0) < 0.01
@@ -94,8 +125,14 @@ def budget_of(plant: ServingPlant, accounting: Accounting) -> float:
     return boards * (plant.board_w if accounting == "gpu" else plant.nameplate_w)
 
 
-def _experiment(
-    plant: ServingPlant, mix: TokenMix, shape: np.ndarray, accounting: Accounting, more: float, seed: int, budget_w: float
+def _experiment(  # noqa: PLR0917
+    plant: ServingPlant,
+    mix: TokenMix,
+    shape: np.ndarray,
+    accounting: Accounting,
+    more: float,
+    seed: int,
+    budget_w: float,
 ) -> Experiment:
     return Experiment(plant, mix, shape, accounting, round(REPLICAS * more), budget_w, seed)
 
@@ -153,6 +190,7 @@ def _joined(question: Question, trace: LoadTrace, rate: float, cells: list[_Cell
         "goodput_ratio_by_seed": [round(ratio, 4) for ratio in ratios],
         "static_ratio": round(static, 4),
         "oracle_ratio": round(oracle, 4),
+        "bound_ratio": round(phase_bound(question.plant, question.mix, question.accounting, question.more), 4),
         "gap_closed": round((mine - static) / (oracle - static), 4) if oracle > static else None,
         "tokens_per_s_per_mw": round(fmean(run.tokens_per_s_per_mw for run in best), 1) if best else None,
         "p50_penalty": round(fmean(c.equal.end_to_end_p50_s / c.reference.end_to_end_p50_s for c in cells) - 1.0, 4),

@@ -86,7 +86,7 @@ class Fixed:
 
 @dataclass
 class Polca:
-    """Two thresholds and a brake (Patel et al., ASPLOS 2024): low priority slows at 80 %, everyone at 89 % of the budget.
+    """Two thresholds and a brake (Patel et al., ASPLOS 2024): low priority slows at 80 %, all at 89 % of the budget.
 
     Clocks 1275 and 1110 MHz (low) and 1305 MHz (high priority) of 1410 MHz as power caps; released 5 % below.
     """
@@ -192,7 +192,9 @@ class RandomRelease:
 
     def _setting(self) -> Setting:
         plant = self.frame.plant
-        return Setting(plant.minimum_cap_w + (plant.board_w - plant.minimum_cap_w) * self._share, np.ones_like(self._share))
+        return Setting(
+            plant.minimum_cap_w + (plant.board_w - plant.minimum_cap_w) * self._share, np.ones_like(self._share)
+        )
 
 
 @dataclass

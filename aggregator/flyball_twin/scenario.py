@@ -91,6 +91,9 @@ class SitePart:
     file: str | None = None
 
 
+ENFORCED = Policy(mode="enforce")
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """The whole file."""
@@ -101,7 +104,7 @@ class Scenario:
     spread_ratio: Annotated[float, Range(0.0, 0.2)] = 0.025
     actuation_s: Annotated[int, Range(1, 600)] = 1
     site: SitePart = SitePart()
-    policy: Policy = Policy(mode="enforce", default_tier=1)
+    policy: Policy = ENFORCED
     fleet: tuple[FleetPart, ...] = ()
     work: tuple[WorkPart, ...] = ()
     event: tuple[ScenarioEvent, ...] = ()
@@ -134,30 +137,41 @@ def load_scenario(path: Path) -> Scenario:
     """
     try:
         scenario = load_config(Scenario, "scenario", path, {})
-        for part in scenario.work:
-            if part.trace is not None and not (path.parent / part.trace).is_file():
-                raise ConfigError(f"{path}: trace: {part.trace!r} is no file beside the scenario")
+        _check_traces(scenario, path)
         site_of(scenario, path.parent)
     except ConfigError as error:
         raise ConfigError(_with_line(path, str(error))) from None
     return scenario
 
 
+def _check_traces(scenario: Scenario, path: Path) -> None:
+    for part in scenario.work:
+        if part.trace is not None and not (path.parent / part.trace).is_file():
+            raise ConfigError(f"{path}: trace: {part.trace!r} is no file beside the scenario")
+
+
 def _with_line(path: Path, text: str) -> str:
     """Add the line of the key that a message names, where it can be found."""
     prefix = f"{path}: "
+    if text.startswith("site."):
+        text = prefix + text
     if not text.startswith(prefix) or " (at line" in text:
         return text
     rest = text.removeprefix(prefix)
-    words = [word for quoted in re.findall(r"[A-Za-z_][\w.\[\]]*", rest) for word in re.split(r"[.\[\]]+", quoted)]
+    quoted = [word for value in re.findall(r"'([^']+)'", rest) for word in (value, *reversed(_parts(value)))]
+    keys = list(reversed(_parts(rest.split(":", 1)[0])))
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    values = re.findall(r"'([^']+)'", rest)
-    for wanted in (*values, *reversed(words[:6])):
+    for wanted in (*quoted, *keys):
         for number, line in enumerate(lines, start=1):
             is_key = re.match(rf"\s*{re.escape(wanted)}\s*=", line) or re.match(rf"\s*\[+{re.escape(wanted)}\]+", line)
             if is_key or f'"{wanted}"' in line:
                 return f"{path}: line {number}: {rest}"
     return f"{path}: line 1: {rest}"
+
+
+def _parts(path: str) -> list[str]:
+    """Return the keys of a path such as work[0].hosts."""
+    return [word for word in re.split(r"[^A-Za-z_0-9-]+", path) if word and not word.isdigit()]
 
 
 def site_of(scenario: Scenario, folder: Path) -> Site:
@@ -170,7 +184,8 @@ def site_of(scenario: Scenario, folder: Path) -> Site:
         site = load_site(folder / scenario.site.file)
         wanted = sum(part.hosts for part in scenario.fleet)
         if len(site.hosts) != wanted:
-            raise ConfigError(f"{folder / scenario.site.file}: hosts: {len(site.hosts)}, expected the fleet's {wanted}")
+            where = folder / scenario.site.file
+            raise ConfigError(f"{where}: {len(site.hosts)} hosts, expected the fleet's {wanted}")
         return replace(site, policy=replace(site.policy, mode="enforce"))
     short = scenario.site
     hosts = tuple(_host(index, part, short) for index, part in enumerate(_parts_by_host(scenario)))
@@ -180,7 +195,7 @@ def site_of(scenario: Scenario, folder: Path) -> Site:
     room_w = limit_w * (1.0 - scenario.policy.reserve_ratio)
     if room_w < least_w:
         raise ConfigError(
-            f"site: limit_w {limit_w:.0f} leaves {room_w:.0f} W, expected at least the {least_w:.0f} W that the hosts "
+            f"site.limit_w: {limit_w:.0f} W leaves {room_w:.0f} W, expected at least the {least_w:.0f} W that the hosts "
             "draw at their lowest caps"
         )
     elements = [Element("feed", "feed", rating_w=limit_w, has_meter=True)]

@@ -59,9 +59,7 @@ class ScenarioRun:
         )
         self.work = ScenarioWork(self.boards, scenario.work, folder, scenario.seconds, scenario.seed + 1)
         count = len(self.boards.peak_w)
-        self.posted = Posted(
-            self.boards.default_limit_w.copy(), np.ones(count), np.zeros(count, bool), np.zeros(count)
-        )
+        self.posted = Posted(self.boards.default_limit_w.copy(), np.ones(count), np.zeros(count, bool), np.zeros(count))
         self._width = int(self.boards.gpus_per_host.max())
         places = np.arange(count) - np.repeat(self.boards.host_starts, self.boards.gpus_per_host)
         self._slot = (self.boards.host_of, places)
@@ -162,9 +160,14 @@ class ScenarioRun:
     def _grid_events(self) -> tuple[GridEvent, ...]:
         return tuple(
             GridEvent(
-                f"grid-{number}", event.at_s, event.at_s + event.for_s, event.ratio,
-                within_s=event.within_s, tolerance_ratio=0.005, rebound_ratio=1.003,
-            )  # fmt: skip
+                f"grid-{number}",
+                event.at_s,
+                event.at_s + event.for_s,
+                event.ratio,
+                within_s=event.within_s,
+                tolerance_ratio=0.005,
+                rebound_ratio=1.003,
+            )
             for number, event in enumerate(self.scenario.event)
             if event.kind == "grid"
         )

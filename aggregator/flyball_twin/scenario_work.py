@@ -1,4 +1,4 @@
-"""The work of a scenario as demand per GPU: serving replicas with queues, training jobs in step, greedy and idle hosts."""
+"""The work of a scenario as demand per GPU: replicas with queues, training in step, greedy and idle hosts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,9 +94,7 @@ class _Serving:
         rate = H100.prefill_tokens_per_s * self.speed
         first = self.queue_tokens / (rate * PREFILL_SHARE_MAX) + mix.prompt_tokens / rate
         self.first_s.add(first, self.arrivals)
-        self.whole_s.add(
-            first + mix.generated_tokens * between_s / np.maximum(1.0 - self.share, 0.2), self.arrivals
-        )
+        self.whole_s.add(first + mix.generated_tokens * between_s / np.maximum(1.0 - self.share, 0.2), self.arrivals)
         self.requests += float(finished.sum())
 
 

@@ -52,7 +52,9 @@ class ServingFleet:
         device_ratio: (replicas,) each replica's power against the mean.
     """
 
-    def __init__(self, plant: ServingPlant, mix: TokenMix, replicas: int, seed: int, spread_ratio: float = 0.025) -> None:
+    def __init__(
+        self, plant: ServingPlant, mix: TokenMix, replicas: int, seed: int, spread_ratio: float = 0.025
+    ) -> None:
         """Start empty. `spread_ratio`: sigma of device power (1.1 % within a host, 2.5 % across a fleet)."""
         self.plant, self.mix, self.replicas = plant, mix, replicas
         self.random = np.random.default_rng(seed)
@@ -93,7 +95,9 @@ class ServingFleet:
         tokens = self.in_flight * decoding / between_s
         finished = np.minimum(tokens / mix.generated_tokens, self.in_flight)
         self.in_flight = np.maximum(0.0, self.in_flight + done / mix.prompt_tokens - finished)
-        board_w = (share * prefill_w + decoding * decode_w + (1.0 - share - decoding) * plant.idle_w) * self.device_ratio
+        board_w = (
+            share * prefill_w + decoding * decode_w + (1.0 - share - decoding) * plant.idle_w
+        ) * self.device_ratio
         first_s = self.queue_tokens / (rate * PREFILL_SHARE_MAX) + mix.prompt_tokens / rate
         return Served(board_w, tokens, arrivals, first_s, between_s / np.maximum(1.0 - share, 0.2), share)
 

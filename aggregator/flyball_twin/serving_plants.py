@@ -17,7 +17,7 @@ class ServingPlant:
     Attributes:
         batch: (n,) sequences in flight. batch_w: (n,) draw while decoding them. batch_ms: (n,) time between tokens.
         prefill_tokens_per_s: Prompt tokens of a replica at full speed.
-        host_own_w: Share of the host's own power per board, at `host_from_w` per board. host_slope: more per board watt.
+        host_own_w: Share of the host's own power per board, drawn at `host_from_w`. host_slope: more per board watt.
         nameplate_w: Rated host power per board.
     """
 

@@ -249,3 +249,29 @@ async def test_more_important_tier_is_served_first(tmp_path: Path) -> None:
     assert small.hosts["host-0"].cap_milliwatts == pytest.approx(GPUS * 700_000, rel=0.01)
     assert small.hosts["host-1"].cap_milliwatts < GPUS * 320_000
     assert small.seconds_over == 0
+
+
+async def test_a_cut_limit_is_decided_on_between_two_seconds_and_counts_as_none(small: SmallSite) -> None:
+    await small.seconds(5)
+    ticks = small.loop.ticks
+    small.loop.limits.put("feed", "grid", 16_000.0, small.now_s)
+
+    await small.loop.tick(is_between=True)
+    await small.loop.wait_sent()
+
+    assert small.wall_w <= 16_000.0
+    assert small.loop.ticks == ticks
+
+
+async def test_a_cut_limit_makes_no_unmanaged_load_of_the_cuts_in_flight(small: SmallSite) -> None:
+    for host in small.hosts.values():
+        host.want_w = 300.0
+    await small.seconds(20)
+    before_w = float(small.loop.snapshot.columns.unmanaged_w[0]) if small.loop.snapshot else 0.0
+    for host in small.hosts.values():
+        host.want_w = 340.0
+    small.loop.limits.put("feed", "grid", 16_000.0, small.now_s)
+
+    snapshot = await small.seconds(5)
+
+    assert snapshot.columns.unmanaged_w[0] == before_w

@@ -32,6 +32,8 @@ class ExchangeConfig:
         takes_plain: For a bench without keys: unsigned targets are taken.
         restart_ramp_watts_per_second: How fast a feed's limit rises once a target ends; unset: at once.
         integration: Our identifier on the BMS bus.
+        publishes_host_states: Ours on NICO/v1/machine; otherwise those of another manager are heard.
+        brakes_on_frequency: A frequency point of the BMS below its threshold cuts all feeds.
         broker: Unset: the aggregator's own.
     """
 
@@ -48,4 +50,7 @@ class ExchangeConfig:
     enforces_hints: bool = False  # act as infra agent on breach alerts
     integration: Identifier = "FLYBALL"
     host_states_period_s: Seconds = 60.0
+    publishes_host_states: bool = False
+    brakes_on_frequency: bool = False
+    nominal_hertz: Annotated[float, Range(45.0, 65.0)] = 50.0
     broker: ExchangeBrokerConfig | None = None

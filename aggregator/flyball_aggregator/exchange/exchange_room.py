@@ -1,12 +1,13 @@
 """The exchange beside the power loop: what is heard becomes limits of rows, what was decided becomes messages.
 
-The one way into the power loop is `apply_limits`: watts for each (row, source), put into its limit book, and a hurry
+The one way into the power loop is `apply_limits`: watts for each (row, source), put into its limit book
 when one of them falls.
 """
 
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Coroutine, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,13 +15,22 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
+from flyball_aggregator.exchange.bms_part import BmsPart
 from flyball_aggregator.exchange.breach import ShedHint
 from flyball_aggregator.exchange.cloud_event import Outgoing, show_time
 from flyball_aggregator.exchange.exchange_config import ExchangeBrokerConfig, ExchangeConfig
 from flyball_aggregator.exchange.exchange_session import ExchangeSession
 from flyball_aggregator.exchange.grid_agent import GridAgent, GridSettings
+from flyball_aggregator.exchange.host_states import HostStates
 from flyball_aggregator.exchange.jws import read_keys, read_signer
 from flyball_aggregator.exchange.seen_digests import SeenDigests, SeenOnDisk
+from flyball_aggregator.flex.emergency import (
+    FrequencyRules,
+    FrequencyState,
+    brake_targets,
+    release_targets,
+    step_frequency,
+)
 from flyball_aggregator.flex.engine import FeedChange, FlexEngine
 from flyball_aggregator.flex.feeds import Feed, FeedReading, build_feeds, read_feed
 from flyball_aggregator.flex.flex_api import feed_view
@@ -32,6 +42,7 @@ from flyball_wire import mqtt
 
 LOG: Final = logging.getLogger(__name__)
 MILLI: Final = 1000.0
+FREQUENCY: Final = "frequency"
 
 
 class Part(Protocol):
@@ -62,7 +73,11 @@ class ExchangeRoom:
             build_feeds(site, loop.rows, loop.roots, loop.matrix), config.restart_ramp_watts_per_second
         )
         self.agent = GridAgent(read_settings(config), self.engine, seen)
-        self.parts: dict[str, Part] = {}
+        self.bms = BmsPart(config.integration, loop)
+        self.host_states = HostStates(loop, config.host_states_period_s, is_publishing=config.publishes_host_states)
+        self.parts: dict[str, Part] = {"BMS": self.bms, "NICO": self.host_states} if config.is_on else {}
+        self._frequency = FrequencyState()
+        self._frequency_rules = FrequencyRules(nominal_hz=config.nominal_hertz)
         self.handler_failures = 0
         self._config = config
         self._broker = broker
@@ -92,6 +107,7 @@ class ExchangeRoom:
         try:
             part = self.parts.get(_first_level(topic))
             said = self.agent.take(topic, payload, now_s) if part is None else part.take(topic, payload, now_s)
+            self._watch_frequency(topic, now_s)
             self.apply_limits(now_s)
             self.publish(said)
         except Exception:
@@ -122,20 +138,35 @@ class ExchangeRoom:
         if self.session is not None:
             self.session.check_echoes(time.monotonic())
 
+    def view(self) -> dict[str, Any]:
+        """Return how the exchange side is, for people."""
+        now_s, session, agent = self.loop.parts.unix_s(), self.session, self.agent
+        view: dict[str, Any] = {
+            "is_on": self.is_on,
+            "taken": dict(agent.taken),
+            "refused": dict(agent.refused),
+            "alarms": list(agent.alarms),
+            "handler_failures": self.handler_failures,
+            "bms": self.bms.view(now_s),
+            "machines": dict(Counter(self.host_states.verdicts.values())),
+            "is_braking": self._frequency.is_braking,
+        }
+        if session is not None:
+            view["broker_connected"], view["broker_error"] = session.is_connected, session.last_error
+            view["granted"], view["published"] = session.granted, session.published
+            view["unconfirmed"] = session.unconfirmed
+        return view
+
     def apply_limits(self, now_s: float) -> None:
-        """Bring the limit book to what the flex engine asks for; decide at once when anything falls."""
+        """Bring the limit book to what the flex engine asks for; the loop decides at once on what changed."""
         book, monotonic_s = self.loop.limits, self.loop.parts.monotonic_s()
         wanted = self.engine.limits(now_s)
         for key in self._put.keys() - wanted.keys():
             book.take_away(*key)
-        falls = False
         for (row, source), watts in wanted.items():
             if self._put.get((row, source)) != watts:
-                falls = falls or watts < book.in_force(row, monotonic_s)[0]
                 book.put(row, source, watts, monotonic_s)
         self._put = wanted
-        if falls:
-            self.loop.hurry()
 
     def publish(self, said: Sequence[Outgoing]) -> None:
         """Send without waiting."""
@@ -150,6 +181,19 @@ class ExchangeRoom:
         metered = [parts.fleet.meter_w(meter, now_s, stale_s) for meter in feed.meters]
         known = [watts for watts in metered if watts is not None]
         return read_feed(feed, snapshot, sum(known) if known and len(known) == len(metered) else None)
+
+    def _watch_frequency(self, topic: str, now_s: float) -> None:
+        """Brake on the first message that says so, and let go by the same way."""
+        if not self._config.brakes_on_frequency or "/PowerMeter/Frequency/" not in topic:
+            return
+        known = [self.bms.book.trusted(point, now_s) for point in self.bms.wiring.frequency]
+        lowest = min((hertz for hertz in known if hertz is not None), default=None)
+        was_braking = self._frequency.is_braking
+        self._frequency = step_frequency(self._frequency, lowest, now_s, self._frequency_rules)
+        if self._frequency.is_braking and not was_braking:
+            self.set_targets(brake_targets(self.engine, self._frequency_rules.cut_ratio, now_s, None, FREQUENCY))
+        elif was_braking and not self._frequency.is_braking:
+            self.set_targets(release_targets(self.engine.feeds.values(), now_s, FREQUENCY))
 
     def _breached(self) -> list[tuple[str, Feed]]:
         """Return the feeds whose alerts may be due: shed hints are made for those alone."""

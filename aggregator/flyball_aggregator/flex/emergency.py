@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from flyball_aggregator.flex.engine import FlexEngine
 from flyball_aggregator.flex.feeds import Feed
 from flyball_aggregator.flex.targets import LoadTarget
 
@@ -27,7 +28,7 @@ class FrequencyRules:
     brake_ratio: float = 0.996
     release_ratio: float = 0.998
     release_s: float = 60.0
-    cut_ratio: float = 0.75  # what a feed may draw of its minimum-to-rating span
+    cut_ratio: float = 0.5  # what a feed may keep of the span between its minimum and its draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +56,11 @@ def step_frequency(state: FrequencyState, hertz: float | None, now_s: float, rul
 
 
 def brake_targets(
-    feeds: Iterable[Feed], ratio: float, now_s: float, seconds: float | None, source: str = SOURCE
+    engine: FlexEngine, ratio: float, now_s: float, seconds: float | None, source: str = SOURCE
 ) -> list[LoadTarget]:
-    """Return targets that hold each feed at a share of the span between its minimum and its rating.
+    """Return targets that hold each feed at a share of the span between its minimum and its draw.
+
+    Where the draw is unknown, or a target is in force already, the rating or that target stands for it.
 
     Raises:
         ValueError: the ratio is not within 0..1.
@@ -71,13 +74,19 @@ def brake_targets(
             (feed.tag,),
             now_s,
             end_s,
-            max(feed.minimum_w + ratio * (feed.maximum_w - feed.minimum_w), 1.0),
+            max(feed.minimum_w + ratio * max(_top_w(engine, feed) - feed.minimum_w, 0.0), 1.0),
             str(uuid.uuid4()),
         )
-        for feed in feeds
+        for feed in engine.feeds.values()
     ]
 
 
 def release_targets(feeds: Iterable[Feed], now_s: float, source: str = SOURCE) -> list[LoadTarget]:
     """Return targets that let every feed go."""
     return [LoadTarget(source, (feed.tag,), now_s, None, None, str(uuid.uuid4())) for feed in feeds]
+
+
+def _top_w(engine: FlexEngine, feed: Feed) -> float:
+    reading, target_w = engine.readings.get(feed.tag), engine.states[feed.tag].target_w
+    drawn_w = feed.maximum_w if reading is None or reading.drawn_w is None else reading.drawn_w
+    return drawn_w if target_w is None else min(drawn_w, target_w)

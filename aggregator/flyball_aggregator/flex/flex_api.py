@@ -134,13 +134,15 @@ def _add_targets(router: APIRouter, port: TargetPort, unix_s: Callable[[], float
         source: Annotated[str, Body(min_length=1, max_length=64, pattern="^[A-Za-z0-9_-]+$")] = "operator",
         start: Annotated[float | None, Body(ge=0, le=UNIX_MOST)] = None,
         end: Annotated[float | None, Body(ge=0, le=UNIX_MOST)] = None,
+        for_seconds: Annotated[float | None, Body(gt=0, le=UNIX_MOST)] = None,
         best_effort: Annotated[bool, Body()] = False,
     ) -> dict[str, Any]:
         """Set what a source allows on some feeds (all, where none is named); without watts its limit is taken away."""
         start_s = unix_s() if start is None else start
+        end_s = start_s + for_seconds if end is None and for_seconds is not None else end
         try:
             target = LoadTarget(
-                f"http-{source}", tuple(feeds or port.engine.feeds), start_s, end, limit_watts, str(uuid.uuid4()),
+                f"http-{source}", tuple(feeds or port.engine.feeds), start_s, end_s, limit_watts, str(uuid.uuid4()),
                 best_effort,
             )  # fmt: skip
             port.set_targets([target])
@@ -152,8 +154,8 @@ def _add_targets(router: APIRouter, port: TargetPort, unix_s: Callable[[], float
     async def brake(
         ratio: Annotated[float, Body(ge=0, le=1)], seconds: Annotated[float | None, Body(gt=0, le=86_400)] = None
     ) -> dict[str, Any]:
-        """Cut every feed at once to a share of the span between its minimum and its rating."""
-        targets = brake_targets(port.engine.feeds.values(), ratio, unix_s(), seconds)
+        """Cut every feed at once to a share of the span between its minimum and its draw."""
+        targets = brake_targets(port.engine, ratio, unix_s(), seconds)
         port.set_targets(targets)
         return {"limits_watts": {target.feeds[0]: target.limit_w for target in targets}}
 

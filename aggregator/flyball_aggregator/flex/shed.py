@@ -85,7 +85,10 @@ class _Piece:
 def concave_hull(points: Sequence[tuple[float, float]]) -> Hull:
     """Return the upper hull of (watts, speed), from the least watts to the most, without falling stretches."""
     hull: list[tuple[float, float]] = []
-    for point in sorted(points):
+    best: dict[float, float] = {}
+    for watts, speed in points:
+        best[watts] = max(speed, best.get(watts, speed))
+    for point in sorted(best.items()):
         while len(hull) >= 2 and _slope(hull[-2], hull[-1]) <= _slope(hull[-1], point) + 1e-15:
             hull.pop()
         if not hull or point[1] > hull[-1][1]:

@@ -51,7 +51,7 @@ def step_tracking(
         blind_s = 0
         trim_w, variance = _corrected(state, limit_w, measured_w, settled_s)
     margin_w = MARGIN_RATIO * limit_w + NOISE_SIGMAS * variance**0.5
-    trim_w = min(trim_w, max(most_w - limit_w + margin_w, -TRIM_DOWN_RATIO * limit_w))
+    trim_w = min(trim_w, most_w - limit_w + margin_w)
     blind_w = limit_w * min(BLIND_MOST_RATIO, BLIND_RATIO_PER_S * blind_s)
     return TrackingState(limit_w - margin_w + trim_w - blind_w, trim_w, variance, blind_s, limit_w, settled_s)
 

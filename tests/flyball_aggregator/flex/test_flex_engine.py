@@ -136,7 +136,7 @@ def test_frequency_brakes_on_the_first_low_reading_and_lets_go_late() -> None:
     assert step_frequency(state, 49.95, 69.0, rules).is_braking
     assert not step_frequency(state, 49.95, 70.0, rules).is_braking
     with pytest.raises(ValueError, match="ratio"):
-        brake_targets(FEEDS.values(), 1.1, 0.0, None)
+        brake_targets(FlexEngine(FEEDS), 1.1, 0.0, None)
 
 
 async def test_offers_count_no_silent_host_and_no_watt_below_the_floor(tmp_path: Path) -> None:
