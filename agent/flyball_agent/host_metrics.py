@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from flyball_agent.agent import Agent
 from flyball_agent.exposition import Family
-from flyball_agent.gpu_metrics import gpu_families
+from flyball_agent.gpu_metrics import gpu_families, xid_families
 from flyball_agent.host_facts import read_hostname
 from flyball_agent.state_columns import columns_of
 from flyball_wire.local_socket import StatusReply
@@ -17,6 +17,7 @@ def agent_families(agent: Agent) -> Iterator[Family]:
     if view.hello is not None:
         columns = columns_of(view.hello, status, view.windows)
         yield from gpu_families(read_hostname(), view.hello.gpus, columns, view.windows)
+        yield from xid_families(read_hostname(), view.hello.gpus, view.xids_total, view.last_xid)
     yield Family("flyball_governor_alive", "gauge", "1 while the governor answers.").add(agent.is_governor_alive)
     if status is not None:
         yield from _lease_families(status)

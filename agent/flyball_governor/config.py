@@ -90,6 +90,7 @@ class EventsConfig:
 
     enabled: bool = True
     kernel_log: bool = True
+    kernel_log_path: str = "/dev/kmsg"  # or a SOCK_SEQPACKET socket that stands in for it
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from flyball_aggregator.broadcast import Broadcast
 from flyball_aggregator.broker import BrokerSession
 from flyball_aggregator.config import ApiConfig
+from flyball_aggregator.health.health_api import build_health_routers
+from flyball_aggregator.health.health_desk import HealthDesk
 from flyball_aggregator.intake import Intake
 from flyball_aggregator.metrics import render_metrics
 from flyball_aggregator.picture import picture_of, status_of
@@ -49,6 +51,7 @@ class ApiParts:
     config: ApiConfig
     token: str | None  # None: nothing can be written
     version: str
+    health: HealthDesk | None = None  # None: nothing is known of faults
 
 
 def build_api(parts: ApiParts, routers: Sequence[APIRouter] = ()) -> FastAPI:
@@ -57,7 +60,10 @@ def build_api(parts: ApiParts, routers: Sequence[APIRouter] = ()) -> FastAPI:
     api.add_middleware(TrustedHostMiddleware, allowed_hosts=list(parts.config.allowed_hosts))
     api.add_exception_handler(StarletteHttpError, _show_error)
     api.add_exception_handler(RequestValidationError, _show_invalid)
-    for router in (_reading(parts), _history(parts), _writing(parts), _pages(parts), *routers):
+    health: Sequence[APIRouter] = ()
+    if parts.health is not None:
+        health = build_health_routers(parts.health, parts.loop.parts.unix_s, token_guard(parts.token))
+    for router in (_reading(parts), _history(parts), _writing(parts), _pages(parts), *health, *routers):
         api.include_router(router)
     return api
 
@@ -252,7 +258,7 @@ def _pages(parts: ApiParts) -> APIRouter:
     @router.get("/v1/picture")
     async def picture() -> dict[str, Any]:
         """The picture that the stream sends each second."""
-        return picture_of(parts.loop, parts.intake, parts.session, parts.version)
+        return picture_of(parts.loop, parts.intake, parts.session, parts.version, parts.health)
 
     @router.get("/")
     async def page() -> FileResponse:

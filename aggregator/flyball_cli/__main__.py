@@ -8,7 +8,24 @@ from collections.abc import Sequence
 
 from flyball_wire.errors import EXIT_CONFIG, ConfigError, FlyballError
 
-COMMANDS = ("up", "status", "hosts", "rows", "explain", "place", "sim", "bench", "ca", "enrol", "backup", "restore")
+COMMANDS = (
+    "up",
+    "status",
+    "hosts",
+    "rows",
+    "incidents",
+    "explain",
+    "place",
+    "exchange",
+    "twin",
+    "check",
+    "ca",
+    "enrol",
+    "backup",
+    "restore",
+    "sim",
+    "bench",
+)
 EXIT_FAILED = 1
 EPILOG = """\
 exit codes: 0 done; 1 the command failed or a check did not hold; 2 wrong use; 78 wrong configuration; 130 interrupted

@@ -40,15 +40,14 @@ class UpError(FlyballError):
 
 async def run_site(options: UpOptions) -> int:
     """Run a whole site as asked and return the exit code."""
-    with _state_folder(options) as root, _plant_path() as plant:
+    with state_folder(options) as root, plant_path() as plant:
         local = None if options.is_simulated_only else find_local_gpus()
         hosts = (*host_names(options), *((LOCAL_HOST,) if local is not None else ()))
         files = lay_out(root, plant, hosts)
         ports = choose_ports(options, len(hosts))
         write_configs(files, options, ports, local)
         broker = prepare_broker(options.broker, files.broker, ports.broker)
-        run = SiteRun(options, files, ports, broker)
-        return await run.run()
+        return await SiteRun(options, files, ports, broker).run()
 
 
 class SiteRun:
@@ -75,11 +74,13 @@ class SiteRun:
                     await self._govern(plant)
                     await self._follow()
         except (UpError, BrokerError) as error:
-            print(f"flyball up: {error}; logs: {self.files.logs}", file=sys.stderr)
-            return 1
+            raise UpError(f"{error}; logs: {self.files.logs}") from None
+        self._report()
+        return 0
+
+    def _report(self) -> None:
         if self.options.is_json:
             print(json.dumps(asdict(self._result())))
-        return 0
 
     async def _start(self) -> None:
         self._say(f"state and logs in {self.files.root}")
@@ -112,10 +113,13 @@ class SiteRun:
         self._add("meter-gateway", *command_line("flyball_cli.meter_gateway", *gateway))
 
     def _start_host(self, host: HostFiles) -> None:
-        environment = {} if host.host == LOCAL_HOST else flyball_simgpu_environment(self.files.plant, host.host)
+        environment = self._host_environment(host)
         governor = command_line("flyball_governor", "--config", str(host.governor_toml))
         self._add(f"governor/{host.host}", *governor, environment=environment)
         self._add(f"agent/{host.host}", *command_line("flyball_agent", "--config", str(host.agent_toml)))
+
+    def _host_environment(self, host: HostFiles) -> dict[str, str]:
+        return {} if host.host == LOCAL_HOST else flyball_simgpu_environment(self.files.plant, host.host)
 
     async def _wait_plant(self) -> None:
         plant = self.supervisor.children["plant"]
@@ -230,20 +234,19 @@ def flyball_simgpu_environment(plant: Path, host: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _state_folder(options: UpOptions) -> Iterator[Path]:
+def state_folder(options: UpOptions) -> Iterator[Path]:
+    """Yield the folder of a site's state: the one asked for, else one that goes with the run."""
     if options.state is not None:
         options.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         yield options.state
         return
     root = Path(tempfile.mkdtemp(prefix="flyball-up-"))
-    try:
-        yield root
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+    yield root
+    shutil.rmtree(root, ignore_errors=True)  # not after an error: then the logs are wanted
 
 
 @contextlib.contextmanager
-def _plant_path() -> Iterator[Path]:
+def plant_path() -> Iterator[Path]:
     """Yield a path for the plant's shared memory, in RAM where there is /dev/shm."""
     shared = Path("/dev/shm")  # noqa: S108 - a private folder is made in it
     folder = Path(tempfile.mkdtemp(prefix="flyball-plant-", dir=shared if shared.is_dir() else None))

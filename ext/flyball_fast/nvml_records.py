@@ -35,6 +35,8 @@ SECOND_FIELDS = {
     "memory_temperature_c": 82,
     "pcie_tx_bytes": 197,
     "pcie_rx_bytes": 198,
+    "nvlink_tx_bytes": 202,
+    "nvlink_rx_bytes": 204,
 }
 RARE_FIELDS = {
     "ecc_corrected": 3,
@@ -45,6 +47,9 @@ RARE_FIELDS = {
     "remap_failed": 145,
     "pcie_replays": 94,
     "recovery_action": 230,
+    "nvlink_crc_errors": 163,
+    "nvlink_replays": 161,
+    "nvlink_recoveries": 162,
 }
 
 # Symbols that may be absent, each with the older name that serves as well ("" for none).

@@ -80,6 +80,9 @@ async def test_limit_drop_is_met_in_two_seconds_and_takes_no_raise_meanwhile(sma
 
     assert small.wall_w <= 16_000.0
     assert small.seconds_over <= 1
+    await small.seconds(3)
+    assert small.loop.seconds_in_descent[0] <= 5
+    assert small.loop.seconds_over[0] <= 2
 
 
 async def test_watts_of_a_silent_host_are_never_given_away(small: SmallSite) -> None:

@@ -36,6 +36,7 @@ ASSUMED_DROP_RATIO: Final = 0.3  # a grid order; for how many silent hosts a row
 RETRY_LOG_TICKS: Final = 5  # a full ledger is tried again this often
 MAX_IN_FLIGHT: Final = 20_000  # publishes not yet taken by the broker; beyond it this tick's leases are not sent
 MILLI: Final = 1000.0
+MILLIWATT_W: Final = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,8 @@ class PowerLoop:
         self.ticks = 0
         self.leases_sent = 0
         self.certificate_failures = 0
+        self.seconds_over = np.zeros(len(self.rows), dtype=np.int64)  # metered above the limit in force
+        self.seconds_in_descent = np.zeros(len(self.rows), dtype=np.int64)  # committed above it
         self.on_tick: list[Callable[[PowerSnapshot], None]] = []
         self._policy = build_policy(site)
         self._demand = start_demand(len(site.hosts), parts.fleet.width)
@@ -73,6 +76,7 @@ class PowerLoop:
         self._since_s = np.full(len(site.hosts), np.nan)
         self._last_lease: Integers = np.full(len(site.hosts), -1, dtype=np.int64)
         self._in_flight: set[asyncio.Task[bool]] = set()
+        self._hurry = asyncio.Event()
 
     def open(self) -> None:
         """Take leadership of the ledger."""
@@ -91,17 +95,28 @@ class PowerLoop:
         if report is not None:
             self.parts.fleet.take_report(report, now_s)
 
+    def hurry(self) -> None:
+        """Decide at once: a limit fell."""
+        self._hurry.set()
+
     async def run(self, stop: asyncio.Event, period_s: float) -> None:
-        """Tick until told to stop; a late tick is not made up for."""
+        """Tick until told to stop; a late tick is not made up for, and one in a hurry moves no other."""
         loop = asyncio.get_running_loop()
+        stopping = loop.create_task(stop.wait())
+        stopping.add_done_callback(lambda _task: self._hurry.set())
         due_s = loop.time()
-        while not stop.is_set():
-            await self.tick()
-            due_s = max(due_s + period_s, loop.time())
-            try:
-                await asyncio.wait_for(stop.wait(), max(due_s - loop.time(), 0.0))
-            except TimeoutError:
-                continue
+        try:
+            while not stop.is_set():
+                self._hurry.clear()
+                await self.tick()
+                if loop.time() >= due_s:
+                    due_s = max(due_s + period_s, loop.time())
+                try:
+                    await asyncio.wait_for(self._hurry.wait(), max(due_s - loop.time(), 0.0))
+                except TimeoutError:
+                    continue
+        finally:
+            stopping.cancel()
 
     async def tick(self) -> PowerSnapshot:
         """Decide, commit, send and remember one second.
@@ -298,6 +313,8 @@ class PowerLoop:
     def _finish(self, snapshot: PowerSnapshot, columns: RowColumns, hosts: HostColumns) -> None:
         self.snapshot = snapshot
         self.ticks += 1
+        self.seconds_over += snapshot.meter_w > columns.limit_w  # NaN is not
+        self.seconds_in_descent += snapshot.committed_w > columns.room_w + MILLIWATT_W
         failures = snapshot.decision.certificate.failures
         if failures:
             self.certificate_failures += failures

@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from flyball_aggregator.power.ring import with_slot
 from flyball_aggregator.power.rows import Floats
 
 WINDOW_S: Final = 600  # ten minutes, one sample each second
@@ -66,12 +67,12 @@ def start_unmanaged(configured_w: Floats) -> UnmanagedState:
 
 def step_unmanaged(state: UnmanagedState, seen: MeterInput) -> UnmanagedState:
     """Return the state after one more second. A row without a fresh meter keeps its estimate: time proves nothing."""
-    managed = _with_slot(state.managed_w, state.tick, seen.managed_w)
-    committed = _with_slot(state.committed_w, state.tick, seen.committed_w)
-    soft = _with_slot(state.soft_w, state.tick, seen.meter_w - np.fmax.reduce(managed, axis=0))
+    managed = with_slot(state.managed_w, state.tick, seen.managed_w)
+    committed = with_slot(state.committed_w, state.tick, seen.committed_w)
+    soft = with_slot(state.soft_w, state.tick, seen.meter_w - np.fmax.reduce(managed, axis=0))
     counted_w = _counted(seen, soft, soft[state.tick % LAST_TICKS], seen.meter_w - np.fmax.reduce(committed, axis=0))
     is_fresh = np.isfinite(seen.meter_w)
-    residuals = _with_slot(state.residuals_w, state.tick, np.where(is_fresh, counted_w, np.nan))
+    residuals = with_slot(state.residuals_w, state.tick, np.where(is_fresh, counted_w, np.nan))
     ranked_w = _rank(residuals) if state.tick % RANK_EVERY == 0 else state.ranked_w
     base_w = np.fmax(np.fmax(seen.configured_w, ranked_w), counted_w)
     fallen_w = np.fmax(base_w, state.estimate_w - FALL_RATIO_PER_S * seen.limit_w)
@@ -86,13 +87,6 @@ def _counted(seen: MeterInput, soft: Floats, soft_now_w: Floats, hard_w: Floats)
     is_excursion = seen.meter_w > EXCURSION_RATIO * seen.limit_w
     proven_w = np.fmax(hard_w, np.where(is_excursion, soft_now_w, lasting_w))
     return np.where(proven_w > seen.configured_w + NOISE_RATIO * seen.limit_w, proven_w, seen.configured_w)
-
-
-def _with_slot(ring: Floats, tick: int, values: Floats) -> Floats:
-    """Return a ring with this tick's values in it."""
-    changed = ring.copy()
-    changed[tick % len(ring)] = values
-    return changed
 
 
 def _rank(residuals: Floats) -> Floats:
