@@ -22,7 +22,7 @@ load, time to the first token within 10.4 times the unloaded prefill, at most tw
 more than 1 %.
 
 `ours` here locks clocks by prediction: the sum of caps may pass the budget (statistical headroom), the predicted power
-and 3.8 of its errors may not. The control that leads a live site partitions hard: there the sum of caps never passes
+and 4.5 of its errors may not. The control that leads a live site partitions hard: there the sum of caps never passes
 the limit, which costs what lies between `ours` and `static` below wherever load is even. The scenario runs use that
 one (`flyball twin run`).
 """

@@ -68,7 +68,7 @@ def answer(question: Question, trace: LoadTrace, jobs: int = 1, progress: Progre
 
 def reference_rate(plant: ServingPlant, mix: TokenMix, shape: np.ndarray) -> float:
     """Return the mean requests/s of 1,000 uncapped boards at the reference: as busy as the published H100 case."""
-    if plant is H100 and _is_chat(mix):
+    if plant.name == H100.name and _is_chat(mix):
         return REFERENCE_RATE
     unloaded_s = mix.prompt_tokens / plant.prefill_tokens_per_s
     decode_s = mix.generated_tokens * float(np.interp(plant.batch_max, plant.batch, plant.batch_ms)) / 1e3
@@ -116,7 +116,7 @@ def _is_chat(mix: TokenMix) -> bool:
 def _scaled_level(question: Question, mix: TokenMix) -> ServiceLevel:
     unloaded_s = mix.prompt_tokens / question.plant.prefill_tokens_per_s
     base = question.level.first_token_p99_s / TIGHT.first_token_p99_s
-    first_s = 1.2 if question.plant is H100 and _is_chat(mix) else LEVEL_FIRST_TOKEN * unloaded_s
+    first_s = 1.2 if question.plant.name == H100.name and _is_chat(mix) else LEVEL_FIRST_TOKEN * unloaded_s
     return replace(question.level, first_token_p99_s=base * first_s)
 
 
