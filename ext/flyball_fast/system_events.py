@@ -57,7 +57,7 @@ class SystemEvents:
         except AttributeError:  # a library without them
             return False
         self._set = request.set if is_open else None
-        return bool(is_open)
+        return is_open
 
     def is_unbinding(self) -> bool:
         """Say whether an unbind was announced since the last question; never waits."""
