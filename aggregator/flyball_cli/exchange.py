@@ -4,9 +4,13 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+import yaml
+
+from flyball_aggregator.exchange.asyncapi import build_document
 from flyball_aggregator.exchange.capture import CapturedMessage, CaptureError, read_capture
 from flyball_aggregator.exchange.check_message import Finding, check_message
 from flyball_aggregator.exchange.json_text import read_json
@@ -39,6 +43,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add_broker(play)
     play.set_defaults(run=_play)
     exchange_mcp.add_parser(parts)
+    document = parts.add_parser("asyncapi", help="print the AsyncAPI document of our own topics")
+    document.set_defaults(run=_asyncapi)
 
 
 def _add_validate(parts: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -103,6 +109,11 @@ def _read(name: str) -> Iterator[CapturedMessage]:
 def _record(arguments: argparse.Namespace) -> int:
     count = asyncio.run(record_to(arguments))
     print(f"{count} messages recorded in {arguments.file}")
+    return 0
+
+
+def _asyncapi(_arguments: argparse.Namespace) -> int:
+    yaml.safe_dump(build_document(version("flyball")), sys.stdout, sort_keys=False, allow_unicode=True, width=120)
     return 0
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from flyball_aggregator.exchange.bms_part import BmsPart
 from flyball_aggregator.exchange.breach import ShedHint
 from flyball_aggregator.exchange.cloud_event import Outgoing, show_time
+from flyball_aggregator.exchange.contracts import load_contracts
 from flyball_aggregator.exchange.exchange_config import ExchangeBrokerConfig, ExchangeConfig
 from flyball_aggregator.exchange.exchange_session import ExchangeSession
 from flyball_aggregator.exchange.grid_agent import GridAgent, GridSettings
@@ -218,6 +219,8 @@ def build_room(
     Raises:
         ConfigError: a key file cannot be used.
     """
+    if config.is_on:
+        load_contracts()
     seen = SeenOnDisk(state_dir / "exchange-seen.db")
     return ExchangeRoom(config, loop, seen, config.broker or main_broker)
 
