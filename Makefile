@@ -31,6 +31,9 @@ format: setup
 bench: setup
 	$(BIN)/python -m tests.bench
 
+evidence: setup
+	$(BIN)/flyball twin evidence
+
 system:
 	packaging/system.sh
 
@@ -45,4 +48,4 @@ clean:
 	find agent aggregator ext tests -name '__pycache__' -prune -exec rm -rf {} +
 	find ext -name '*.so' -delete
 
-.PHONY: run setup test lint format bench system system-packages packages clean
+.PHONY: run setup test lint format bench evidence system system-packages packages clean

@@ -37,7 +37,8 @@ def described(parser):
 argparse.ArgumentParser.parse_args = catch
 argparse.ArgumentParser.parse_known_args = catch
 try:
-    importlib.import_module(sys.argv[1]).main(["--help"])
+    module, sys.argv = importlib.import_module(sys.argv[1]), [sys.argv[1], "--help"]
+    module.main()
 except Caught as caught:
     print(json.dumps(described(caught.args[0])))
 """

@@ -20,6 +20,7 @@ from flyball_agent.config import AgentConfig
 from flyball_agent.governor_link import Descriptors, GovernorLink
 from flyball_agent.host_facts import HostFacts, HostReader
 from flyball_agent.host_health import HostHealth
+from flyball_agent.host_power import HostPowerReader, ZonePower
 from flyball_agent.session import Session
 from flyball_agent.state_columns import columns_of
 from flyball_agent.state_window import GpuWindow, StateWindow
@@ -51,6 +52,7 @@ class View:
     report_at_s: float = float("-inf")
     windows: tuple[GpuWindow, ...] = ()
     facts: HostFacts | None = None
+    zones: tuple[ZonePower, ...] = ()
     events_total: dict[str, int] = field(default_factory=dict)
     xids_total: dict[tuple[int | None, str], int] = field(default_factory=dict)  # (gpu, XID)
     last_xid: dict[int | None, str] = field(default_factory=dict)
@@ -69,6 +71,7 @@ class Agent:
         self._window: StateWindow | None = None
         self._batches: TelemetryBatches | None = None
         self._reader = HostReader()
+        self._power_reader = HostPowerReader()
         self._refused_at_s: dict[str, float] = {}
         self._last_change: tuple[object, ...] = ()
         self._boot_id = host_facts.read_boot_id()
@@ -255,6 +258,7 @@ class Agent:
         """Sum up the second that ended, ask the governor for the next one, publish the state."""
         now_s = self._monotonic()
         self.view.facts = self._reader.read()
+        self.view.zones = self._power_reader.read(now_s)
         self.view.windows = self._window.take(time.monotonic_ns()) if self._window is not None else ()
         if self.health is not None:
             self.health.take_samples(self.view.status if self.is_governor_alive else None, self.view.windows)

@@ -68,8 +68,8 @@ class AgentConfig:
     spool: SpoolConfig = SpoolConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     exporter: ExporterConfig = ExporterConfig()
-    health: HealthConfig = HealthConfig()  # noqa: RUF009 - frozen
-    isolation: IsolationConfig = IsolationConfig()  # noqa: RUF009 - frozen
+    health: HealthConfig = HealthConfig()
+    isolation: IsolationConfig = IsolationConfig()
 
     def __post_init__(self) -> None:
         """Refuse names that topics cannot carry."""

@@ -26,15 +26,17 @@ from flyball_agent.health_inputs import Boot, Input, Intent, Progress
 from flyball_agent.health_journal import HealthJournal
 from flyball_agent.health_record import State
 from flyball_agent.host_hands import HostHands, Publish
+from flyball_agent.host_sources import HostSources, kept_of, restore_kept
 from flyball_agent.incidents import Incident
 from flyball_agent.inject import DrillError, drill_facts, take_drills
 from flyball_agent.isolation import Isolation, OwnershipBook, Target
-from flyball_agent.isolation_guard import IsolationGuard, Surroundings
+from flyball_agent.isolation_guard import IsolationGuard, Surroundings, in_window
 from flyball_agent.isolation_profile import limits_of, profile_of
 from flyball_agent.kept_values import KeptValue
 from flyball_agent.kernel_follow import KernelFollower
 from flyball_agent.kernel_lines import normalise_address
 from flyball_agent.kernel_log import LogPosition
+from flyball_agent.notices import Notices
 from flyball_agent.state_file import Gpu, health_plain, write_health
 from flyball_agent.state_window import GpuWindow
 from flyball_wire.errors import ConfigError
@@ -42,6 +44,8 @@ from flyball_wire.local_socket import DeviceEvent, HelloReply, StatusReply
 
 TICK_S: Final = 1.0
 FILE_EVERY_S: Final = 10.0  # the file is refused as stale after 60 s
+SOURCES_S: Final = 10.0
+KEPT: Final = ("gpus", "limits", "orders", "kernel_log", "sources")
 UNSEEN_S: Final = 15.0  # a GPU without samples and without the governor's word for longer is unknown
 _log = logging.getLogger(__name__)
 
@@ -73,7 +77,7 @@ class HostHealth:
         self._publish = publish
         self._boot_id = boot_id
         folder = Path(config.state_dir) / "health"
-        self._kept = {name: KeptValue(folder / f"{name}.json") for name in ("gpus", "limits", "orders", "kernel_log")}
+        self._kept = {name: KeptValue(folder / f"{name}.json") for name in KEPT}
         self._catalogue = _read_catalogue(config.health.catalogue_overlay)
         self._machine = HealthMachine()
         self._journal = HealthJournal(folder / "journal", self._machine)
@@ -87,6 +91,8 @@ class HostHealth:
         self._stack = contextlib.ExitStack()
         self._rechecked_s = self._clocks.monotonic_s()
         self._keeper = FaultKeeper(self._keeper_parts())
+        self._sources = HostSources(config.health, self._devices, self._catalogue)
+        self._notices = Notices(config.health)
         self._follower = KernelFollower(self._keeper, self._catalogue, config.health.kernel_log)
 
     @property
@@ -127,6 +133,8 @@ class HostHealth:
     async def run(self) -> None:
         """Let time pass, take drills, look after the isolations; only cancelling ends it."""
         async with self._keeper, asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._notices.run(), name="notices")
+            tasks.create_task(self._read_sources(), name="host sources")
             while True:
                 self.tick()
                 now_s = self._clocks.monotonic_s()
@@ -268,9 +276,18 @@ class HostHealth:
             correlation_id=incident.id,
         )
 
+    async def _read_sources(self) -> None:
+        """Read what the host says beside its GPUs, for as long as the agent runs."""
+        while True:
+            self.take(*await self._sources.read(self._clocks.unix_s()))
+            self._kept["sources"].save(kept_of(self._sources))
+            await asyncio.sleep(SOURCES_S)
+
     def _tell_decision(self, decision: Decision) -> None:
         intent = decision.intent
         state = self._machine.state(intent.entity)
+        if intent.kind == "notify" and not in_window(self._surroundings(self._machine)):
+            self._notices.put(self._notice(decision, state))
         severity = "info" if intent.kind in {"notify", "release", "validate"} else "warning"
         self._publish(
             "health",
@@ -280,6 +297,17 @@ class HostHealth:
             occurred_at_s=decision.at_s,
             correlation_id=intent.incident or None,
         )
+
+    def _notice(self, decision: Decision, state: State) -> dict[str, object]:
+        intent = decision.intent
+        told = {"host": self.config.host_id, "entity": str(intent.entity), "state": state.name}
+        return told | {
+            "detail": intent.detail,
+            "incident": intent.incident,
+            "injected": intent.is_injected,
+            "enforcing": self.is_enforcing,
+            "time_s": decision.at_s,
+        }
 
     # Parts of the keeper
 
@@ -337,6 +365,8 @@ class HostHealth:
             self._guard.restore(limits)
         if (orders := self._kept["orders"].load()) is not None:
             self.orders.restore(orders)
+        if (sources := self._kept["sources"].load()) is not None:
+            restore_kept(self._sources, sources)
         if (position := self._kept["kernel_log"].load()) is not None:
             self._follower.saved = LogPosition(str(position[0]), int(position[1]))
 

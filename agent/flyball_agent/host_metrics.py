@@ -22,6 +22,7 @@ def agent_families(agent: Agent) -> Iterator[Family]:
     if status is not None:
         yield from _lease_families(status)
     yield from _host_families(agent)
+    yield from _zone_families(agent)
     yield from _session_families(agent)
 
 
@@ -68,6 +69,15 @@ def _host_families(agent: Agent) -> Iterator[Family]:
     )
     yield Family("flyball_agent_cpu_seconds_total", "counter", "CPU time of this agent.").add(facts.agent_cpu_seconds)
     yield Family("flyball_agent_memory_bytes", "gauge", "Resident memory of this agent.").add(facts.agent_memory_bytes)
+
+
+def _zone_families(agent: Agent) -> Iterator[Family]:
+    power = Family("flyball_host_zone_power_watts", "gauge", "Processor and memory power, mean of the last second.")
+    energy = Family("flyball_host_zone_energy_joules_total", "counter", "The same as energy, since the agent began.")
+    for zone in agent.view.zones:
+        power.add(zone.power_w, {"zone": zone.zone})
+        energy.add(zone.energy_j, {"zone": zone.zone})
+    yield from (power, energy)
 
 
 def _session_families(agent: Agent) -> Iterator[Family]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Sequence
 
 from flyball_fast import sweep
@@ -20,6 +21,7 @@ from flyball_fast.ring import Ring
 from flyball_fast.system_events import SystemEvents
 from flyball_governor.device import EventKind, GpuInfo, Limits, undescribed
 from flyball_governor.sampler import SeenEvent
+from flyball_governor.tuning import tuned_plan
 
 HZ_PER_MHZ = 1_000_000
 # What a row's value is called among a GPU's capabilities.
@@ -106,6 +108,12 @@ class NvidiaDevices:
     def unlock_clocks(self, gpu: int) -> None:
         """Let the SM clock go again."""
         self._nvml.reset_locked_clocks(gpu)
+
+    def tune(self, plan: SweepPlan, ring: Ring, stop: Sequence[int]) -> SweepPlan:
+        """Return the plan with the fast tiers at the rate that a short watch found worth it."""
+        return tuned_plan(
+            self._nvml, plan, ring, is_stopped=lambda: bool(stop[0]), clock=time.monotonic, sleep=time.sleep
+        )
 
     def sample(self, ring: Ring, plan: SweepPlan, stop: Sequence[int], alarm_fd: int) -> None:
         """Fill the ring until `stop[0]` is set; write the eventfd when an excursion begins."""

@@ -260,8 +260,17 @@ class ReaderKeeper:
                     code if isinstance(code, int) else None,
                     "",
                 )
+            elif message.get("kind") == "sampling":
+                self._note_rates(message.get("rates_hz"))
             elif message.get("kind") == "no_events":
                 self.error = f"no device events: {message.get('message')}"
+
+    def _note_rates(self, rates_hz: object) -> None:
+        """Tell when the sampler begins slower than asked, because more would tell nothing or cost too much."""
+        asked_hz = self._plan.rates_hz[0]
+        if isinstance(rates_hz, list) and rates_hz and rates_hz[0] < asked_hz:
+            text = f"sampling at {rates_hz[0]:.3g} Hz: {asked_hz:g} Hz would tell no more or cost too much"
+            self._tell("sampler_budget", None, 0, text)
 
     async def _watch(self) -> None:
         seen_ns = 0

@@ -32,6 +32,7 @@ from flyball_aggregator.power.loop import LoopParts, PowerLoop
 from flyball_aggregator.power.snapshot import PowerSnapshot
 from flyball_aggregator.server import bind_api, serve_api
 from flyball_aggregator.site import Site
+from flyball_aggregator.site_versions import SiteVersions
 from flyball_aggregator.store import SqliteStore
 from flyball_wire.errors import ConfigError
 from flyball_wire.signing import SigningKey
@@ -148,6 +149,7 @@ def _api(program: Program) -> FastAPI:
             token=token,
             version=program.version,
             health=program.health,
+            sites=SiteVersions(Path(program.config.site_file), Path(program.config.state_dir) / "site_versions"),
         ),
         [_flex_router(program, token), exchange_router(program.exchange)],
     )

@@ -15,6 +15,10 @@ COMMANDS = (
     "rows",
     "incidents",
     "explain",
+    "what-if",
+    "init",
+    "diff",
+    "apply",
     "place",
     "exchange",
     "twin",
@@ -43,7 +47,7 @@ def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"flyball {importlib.metadata.version('flyball')}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in commands:
-        importlib.import_module(f"flyball_cli.{command}").add_parser(subparsers)
+        importlib.import_module(f"flyball_cli.{command.replace('-', '_')}").add_parser(subparsers)
     return parser
 
 

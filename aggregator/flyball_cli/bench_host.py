@@ -115,7 +115,8 @@ class _MeasuredSite(SiteRun):
 
     def _host_environment(self, host: HostFiles) -> dict[str, str]:
         environment = super()._host_environment(host)
-        return {**environment, "FLYBALL_GOVERNOR__SAMPLING__RATE_HZ": str(self.rate_hz)}
+        asked = {"RATE_HZ": str(self.rate_hz), "PROBE": "false"}  # the rate asked for, whatever the sensor is worth
+        return {**environment, **{f"FLYBALL_GOVERNOR__SAMPLING__{key}": value for key, value in asked.items()}}
 
     async def _follow(self) -> None:
         await asyncio.sleep(WARM_UP_S)

@@ -2,9 +2,9 @@
 
 import argparse
 
-from flyball_cli import twin_evidence, twin_flex, twin_maxlps, twin_run, twin_size
+from flyball_cli import twin_evidence, twin_flex, twin_maxlps, twin_run, twin_size, twin_speed
 
-EXPERIMENTS = (twin_run, twin_maxlps, twin_flex, twin_size, twin_evidence)
+EXPERIMENTS = (twin_run, twin_maxlps, twin_flex, twin_size, twin_speed, twin_evidence)
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -45,6 +45,7 @@ class Question:
     level: ServiceLevel = TIGHT
     seeds: tuple[int, ...] = (0, 1, 2)
     seconds: int = HOUR_S
+    has_bounds: bool = True  # also find the static cap's and the oracle's loads
 
 
 def mix_of(trace: LoadTrace, mix: TokenMix) -> TokenMix:
@@ -67,7 +68,7 @@ def answer(question: Question, trace: LoadTrace, jobs: int = 1, progress: Progre
 
 def reference_rate(plant: ServingPlant, mix: TokenMix, shape: np.ndarray) -> float:
     """Return the mean requests/s of 1,000 uncapped boards at the reference: as busy as the published H100 case."""
-    if plant is H100 and _is_chat(mix):
+    if plant.name == H100.name and _is_chat(mix):
         return REFERENCE_RATE
     unloaded_s = mix.prompt_tokens / plant.prefill_tokens_per_s
     decode_s = mix.generated_tokens * float(np.interp(plant.batch_max, plant.batch, plant.batch_ms)) / 1e3
@@ -115,7 +116,7 @@ def _is_chat(mix: TokenMix) -> bool:
 def _scaled_level(question: Question, mix: TokenMix) -> ServiceLevel:
     unloaded_s = mix.prompt_tokens / question.plant.prefill_tokens_per_s
     base = question.level.first_token_p99_s / TIGHT.first_token_p99_s
-    first_s = 1.2 if question.plant is H100 and _is_chat(mix) else LEVEL_FIRST_TOKEN * unloaded_s
+    first_s = 1.2 if question.plant.name == H100.name and _is_chat(mix) else LEVEL_FIRST_TOKEN * unloaded_s
     return replace(question.level, first_token_p99_s=base * first_s)
 
 
@@ -142,8 +143,8 @@ class _Cell:
     """One seed: loads over the uncapped fleet's own largest, and runs at the best and at equal load per board."""
 
     ratio: float
-    static_ratio: float
-    oracle_ratio: float
+    static_ratio: float | None
+    oracle_ratio: float | None
     best: RunFigures | None
     equal: RunFigures
     reference: RunFigures
@@ -165,11 +166,12 @@ def _answer_seed(work: tuple[Question, np.ndarray, float, int]) -> _Cell:
 
     mine, best = ratio(question.policy)
     equal = run_policy(wide, question.policy, rate * question.more)
-    return _Cell(mine, ratio("static")[0], ratio("oracle")[0], best, equal, reference)
+    static, oracle = (ratio("static")[0], ratio("oracle")[0]) if question.has_bounds else (None, None)
+    return _Cell(mine, static, oracle, best, equal, reference)
 
 
 def _joined(question: Question, trace: LoadTrace, rate: float, cells: list[_Cell]) -> dict[str, Any]:
-    static, oracle = fmean(c.static_ratio for c in cells), fmean(c.oracle_ratio for c in cells)
+    static, oracle = _mean([c.static_ratio for c in cells]), _mean([c.oracle_ratio for c in cells])
     mine = fmean(c.ratio for c in cells)
     runs = [run for c in cells for run in (c.best, c.equal) if run is not None]
     best = [c.best for c in cells if c.best is not None]
@@ -188,10 +190,10 @@ def _joined(question: Question, trace: LoadTrace, rate: float, cells: list[_Cell
         "goodput_ratio_min": round(min(ratios), 4),
         "goodput_ratio_max": round(max(ratios), 4),
         "goodput_ratio_by_seed": [round(ratio, 4) for ratio in ratios],
-        "static_ratio": round(static, 4),
-        "oracle_ratio": round(oracle, 4),
+        "static_ratio": static,
+        "oracle_ratio": oracle,
         "bound_ratio": round(phase_bound(question.plant, question.mix, question.accounting, question.more), 4),
-        "gap_closed": round((mine - static) / (oracle - static), 4) if oracle > static else None,
+        "gap_closed": _gap_closed(mine, static, oracle),
         "tokens_per_s_per_mw": round(fmean(run.tokens_per_s_per_mw for run in best), 1) if best else None,
         "p50_penalty": round(fmean(c.equal.end_to_end_p50_s / c.reference.end_to_end_p50_s for c in cells) - 1.0, 4),
         "p99_penalty": round(fmean(c.equal.end_to_end_p99_s / c.reference.end_to_end_p99_s for c in cells) - 1.0, 4),
@@ -200,6 +202,18 @@ def _joined(question: Question, trace: LoadTrace, rate: float, cells: list[_Cell
         "max_overshoot": round(max(run.max_overshoot for run in runs), 5),
         "mean_use_of_budget": round(fmean(run.mean_load for run in best), 4) if best else None,
     }
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(fmean(known), 4) if known else None
+
+
+def _gap_closed(mine: float, static: float | None, oracle: float | None) -> float | None:
+    """Return the share of the way from the static cap to the oracle; None where there is no way."""
+    if static is None or oracle is None or oracle <= static:
+        return None
+    return round((mine - static) / (oracle - static), 4)
 
 
 def _map(job: Callable[[Any], _Cell], work: list[Any], jobs: int, progress: Progress | None) -> list[_Cell]:

@@ -225,7 +225,7 @@ class WaterFill:
 
 @dataclass
 class Headroom:
-    """Ours: clocks for all at the highest level whose predicted power, and 3.8 of its errors, fit.
+    """Ours: clocks for all at the highest level whose predicted power, and 4.5 of its errors, fit.
 
     A lock slows prefill and decode alike, which costs less speed for a watt than a cap that falls on prefill alone.
     The prediction scales the dynamic part of measured power with the lock; its error is followed, so the margin is as
@@ -236,7 +236,7 @@ class Headroom:
     frame: Frame
     period_s: int = 1
     delay_s: int = 1
-    guard_sigmas: float = 3.8
+    guard_sigmas: float = 4.5
     _variance: float = field(init=False)
     _estimates: deque[float] = field(init=False)
 

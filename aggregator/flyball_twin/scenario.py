@@ -195,7 +195,7 @@ def site_of(scenario: Scenario, folder: Path) -> Site:
     room_w = limit_w * (1.0 - scenario.policy.reserve_ratio)
     if room_w < least_w:
         raise ConfigError(
-            f"site.limit_w: {limit_w:.0f} W leaves {room_w:.0f} W, expected at least the {least_w:.0f} W that the hosts "
+            f"site.limit_w: {limit_w:.0f} W leaves {room_w:.0f} W, expected at least the {least_w:.0f} W that hosts "
             "draw at their lowest caps"
         )
     elements = [Element("feed", "feed", rating_w=limit_w, has_meter=True)]

@@ -96,6 +96,16 @@ class LeaseDesk:
             self._step(_enrolment(host))
         self._step(ledger.RowsChanged(tuple(self._ledger_row(row, row.limit_w, _constant_w(row)) for row in rows)))
 
+    def adopt(self, site: Site, rows: Sequence[Row]) -> None:
+        """Take a new site: hosts that are new or of another size are enrolled, then its rows stand."""
+        known = {host.name: host for host in self._site.hosts}
+        self._site = site
+        self._keys = {host.name: _report_keys(host) for host in site.hosts}
+        for host in site.hosts:
+            if host.name not in known or _enrolment(host) != _enrolment(known[host.name]):
+                self._step(_enrolment(host))
+        self._step(ledger.RowsChanged(tuple(self._ledger_row(row, row.limit_w, _constant_w(row)) for row in rows)))
+
     def take_report(self, host: str, envelope: bytes) -> Report | None:
         """Verify a signed report and feed it to the ledger; None when it only repeats the last one.
 

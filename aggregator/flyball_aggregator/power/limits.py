@@ -64,6 +64,14 @@ class LimitBook:
         self._set[row, source] = SetLimit(limit_w, now_s, from_w, ramp_w_per_s, until_s)
         self._tell()
 
+    def adopt(self, rows: tuple[Row, ...]) -> None:
+        """Take the rows of a new site; a row that goes must carry no limit (`set_on`)."""
+        self._rows = {row.name: row for row in rows}
+
+    def set_on(self) -> tuple[tuple[str, str], ...]:
+        """Return each row that a source has limited, with that source."""
+        return tuple(self._set)
+
     def take_away(self, row: str, source: str) -> bool:
         """Drop what a source set on a row; False when it had set nothing."""
         is_taken = self._set.pop((row, source), None) is not None

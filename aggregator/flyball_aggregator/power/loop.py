@@ -24,12 +24,15 @@ from flyball_aggregator.power.journal import hash_input, pack_input
 from flyball_aggregator.power.lease_desk import TURNS, LeaseDesk, Outgoing, whole_watts
 from flyball_aggregator.power.ledger_store import StoreFullError
 from flyball_aggregator.power.limits import LimitBook
+from flyball_aggregator.power.moved import carried, carry_demand, carry_unmanaged, places_of
 from flyball_aggregator.power.policy import build_policy
 from flyball_aggregator.power.rows import Floats, Integers, build_matrix, build_rows, root_rows
 from flyball_aggregator.power.snapshot import PowerSnapshot
 from flyball_aggregator.power.standing import Standing, read_standing
 from flyball_aggregator.power.turns import Turn, Turns
 from flyball_aggregator.power.unmanaged import EXCURSION_RATIO, MeterInput, start_unmanaged, step_unmanaged
+from flyball_aggregator.site import Site
+from flyball_aggregator.site_changes import check_live
 from flyball_aggregator.store import DecisionRecord, Store
 from flyball_wire.errors import WireError
 from flyball_wire.topics import host_topic
@@ -80,6 +83,7 @@ class PowerLoop:
         self._since_s = np.full(len(site.hosts), np.nan)
         self._last_lease: Integers = np.full(len(site.hosts), -1, dtype=np.int64)
         self._in_flight: set[asyncio.Task[bool]] = set()
+        self._offered: list[tuple[Site, asyncio.Future[None]]] = []
         self._turns = Turns()
         self.limits.on_change.append(self._turns.decide_between)
 
@@ -105,6 +109,54 @@ class PowerLoop:
         async for turn in self._turns.follow(stop, period_s):
             await self.tick(is_between=turn is Turn.BETWEEN)
 
+    async def take_site(self, site: Site) -> None:
+        """Lead another site from the next turn on, without a stop; returns once it is led.
+
+        Raises:
+            ValueError: the running site cannot become this one; it goes on as it was.
+        """
+        adopted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._offered.append((site, adopted))
+        self._turns.decide_between()
+        await adopted
+
+    def check_site(self, site: Site) -> None:
+        """Raise ValueError when the running site cannot become this one."""
+        check_live(self.parts.fleet.site, site)
+        names = {row.name for row in build_rows(site)}
+        for row, source in self.limits.set_on():
+            if row not in names:
+                raise ValueError(f"row {row!r} goes, but {source!r} has set a limit on it; take that away first")
+
+    def _adopt_offered(self) -> None:
+        while self._offered:
+            site, adopted = self._offered.pop(0)
+            try:
+                self.check_site(site)
+                self._adopt(site)
+            except ValueError as error:
+                adopted.set_exception(error)
+            else:
+                adopted.set_result(None)
+
+    def _adopt(self, site: Site) -> None:
+        """Build everything that follows from the site anew, and carry over what was learnt."""
+        fleet, rows_before, rows = self.parts.fleet, self.rows, build_rows(site)
+        hosts = places_of(list(fleet.hosts), [host.name for host in site.hosts])
+        places = places_of([row.name for row in rows_before], [row.name for row in rows])
+        fleet.adopt(site)
+        self.parts.desk.adopt(site, rows)
+        self.limits.adopt(rows)
+        self.rows, self.matrix = rows, build_matrix(rows, len(site.hosts))
+        self.roots, self._policy = root_rows(site, rows), build_policy(site)
+        self._demand = carry_demand(self._demand, start_demand(len(site.hosts), fleet.width), hosts)
+        fresh = start_unmanaged(np.array([row.unmanaged_w for row in rows]))
+        self._unmanaged = carry_unmanaged(self._unmanaged, fresh, rows_before, rows)
+        self.seconds_over = _counts(self.seconds_over, places)
+        self.seconds_in_descent = _counts(self.seconds_in_descent, places)
+        self._since_s = carried(self._since_s, np.full(len(hosts), np.nan), hosts, 0)
+        self._last_lease = np.where(hosts >= 0, self._last_lease[np.maximum(hosts, 0)], -1)
+
     def take_meter(self, meter: str, power_w: float, now_s: float) -> None:
         """Bring the next second forward when a meter reads more than its row may carry."""
         for row in self.rows:
@@ -120,6 +172,7 @@ class PowerLoop:
         Raises:
             LedgerStoreError: this program must step down.
         """
+        self._adopt_offered()
         parts = self.parts
         now_s, unix_s = parts.monotonic_s(), parts.unix_s()
         if self.ticks % RETRY_LOG_TICKS == 0:
@@ -357,6 +410,10 @@ class _RowReadings:
     managed_w: Floats
     committed_w: Floats
     measured_w: Floats  # (hosts,)
+
+
+def _counts(counts: Integers, places: Integers) -> Integers:
+    return np.where(places >= 0, counts[np.maximum(places, 0)], 0).astype(np.int64)
 
 
 async def _store_decision(store: Store, record: DecisionRecord) -> bool:
