@@ -17,6 +17,7 @@ from flyball_aggregator.broker import BrokerSession
 from flyball_aggregator.config import AggregatorConfig
 from flyball_aggregator.exchange.exchange_api import exchange_router
 from flyball_aggregator.exchange.exchange_room import ExchangeRoom, broker_like, build_room
+from flyball_aggregator.exchange.openadr_ven import build_ven
 from flyball_aggregator.fleet import build_fleet
 from flyball_aggregator.flex.flex_api import flex_router
 from flyball_aggregator.health.health_desk import HealthDesk
@@ -115,6 +116,9 @@ async def _run_parts(program: Program) -> None:
     try:
         async with asyncio.TaskGroup() as group:
             sessions = [group.create_task(program.session.run(), name="broker")]
+            if program.config.exchange.openadr is not None:
+                ven = build_ven(program.config.exchange.openadr, program.exchange, program.loop.parts.unix_s)
+                group.create_task(ven.run(stop), name="openadr")
             if program.exchange.is_on:
                 sessions.append(group.create_task(program.exchange.open().run(), name="exchange"))
             group.create_task(program.history.run(stop), name="history")

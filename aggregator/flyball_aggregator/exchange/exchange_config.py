@@ -23,6 +23,18 @@ class ExchangeBrokerConfig(mqtt.BrokerConfig):
 
 
 @dataclass(frozen=True, slots=True)
+class OpenAdrConfig:
+    """An OpenADR 3 VTN; a target is known at most `poll_s` after it was made. Without `program` all of them count."""
+
+    url: str
+    client_id: str
+    client_secret_file: str
+    ven_name: str = "flyball"
+    program: str | None = None
+    poll_s: Seconds = 10.0
+
+
+@dataclass(frozen=True, slots=True)
 class ExchangeConfig:
     """DSX Flex agent, BMS integration and host states.
 
@@ -35,6 +47,7 @@ class ExchangeConfig:
         publishes_host_states: Ours on NICO/v1/machine; otherwise those of another manager are heard.
         brakes_on_frequency: A frequency point of the BMS below its threshold cuts all feeds.
         broker: Unset: the aggregator's own.
+        openadr: Unset: no VTN is asked.
     """
 
     is_on: bool = False
@@ -54,3 +67,4 @@ class ExchangeConfig:
     brakes_on_frequency: bool = False
     nominal_hertz: Annotated[float, Range(45.0, 65.0)] = 50.0
     broker: ExchangeBrokerConfig | None = None
+    openadr: OpenAdrConfig | None = None
