@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import importlib.util
 import logging
 import os
@@ -59,6 +60,7 @@ async def run(config: AgentConfig) -> None:
     parts += [agent.run_telemetry()] if config.telemetry.enabled and config.broker.enabled else []
     parts += [agent.session.run()] if config.broker.enabled else []
     parts += [exporter.run()] if config.exporter.enabled else []
+    gc.freeze()  # what is there now stays: the collector need not look at it again
     tasks = asyncio.gather(*parts)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
