@@ -17,6 +17,7 @@ from flyball_agent.agent import Agent, spool_directory
 from flyball_agent.backoff import Backoff
 from flyball_agent.broker_client import Secrets
 from flyball_agent.config import DEFAULT_PATH, AgentConfig, load_agent_config
+from flyball_agent.engine_reader import EngineReader
 from flyball_agent.exporter import Exporter
 from flyball_agent.governor_link import GovernorLink
 from flyball_agent.host_metrics import agent_families
@@ -55,10 +56,12 @@ async def run(config: AgentConfig) -> None:
     agent = Agent(config)
     agent.link = GovernorLink(config.governor_socket, agent, Backoff(0.1, 2.0))
     agent.session = _session(config, agent, spool)
-    exporter = Exporter(config.exporter, [lambda: agent_families(agent)])
+    engines = EngineReader(config.engines, lambda: agent.view.windows)
+    exporter = Exporter(config.exporter, [lambda: agent_families(agent), engines.families])
     parts = [agent.link.run(), agent.run_ticks()]
     parts += [agent.run_telemetry()] if config.telemetry.enabled and config.broker.enabled else []
     parts += [agent.session.run()] if config.broker.enabled else []
+    parts += [engines.run()] if config.engines else []
     parts += [exporter.run()] if config.exporter.enabled else []
     gc.freeze()  # what is there now stays: the collector need not look at it again
     tasks = asyncio.gather(*parts)
