@@ -58,7 +58,7 @@ class EngineReader:
         except (OSError, ValueError, TimeoutError) as error:
             self._seen.pop(engine.name, None)
             if engine.name not in self._told:
-                _log.warning("engine %s: its counters cannot be read: %s", engine.name, error or "no answer in time")
+                _log.warning("engine %s: its counters cannot be read: %s", engine.name, repr(error))
             self._told.add(engine.name)
             return
         self._told.discard(engine.name)

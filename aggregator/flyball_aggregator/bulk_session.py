@@ -132,7 +132,8 @@ class _Connection(asyncio.Protocol):
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._answers[answer] = future
         self._transport.write(packet)
-        await asyncio.wait({future, self._lost}, return_when=asyncio.FIRST_COMPLETED)
+        waited: set[asyncio.Future[bytes] | asyncio.Future[None]] = {future, self._lost}
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if not future.done():
             self._lost.result()
         return future.result()

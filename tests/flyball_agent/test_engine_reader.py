@@ -66,7 +66,7 @@ async def test_an_engine_that_is_away_or_a_gpu_that_is_unknown_leaves_no_figure(
     assert "away" not in text
 
 
-@pytest.mark.parametrize("wrong", [{"name": ""}, {"name": "a"}, {"name": "a", "url": "ftp://x", "file": ""}])
-def test_an_engine_that_cannot_be_asked_is_refused(wrong: dict[str, str]) -> None:
+@pytest.mark.parametrize(("name", "url"), [("", "http://x"), ("a", ""), ("a", "ftp://x")])
+def test_an_engine_that_cannot_be_asked_is_refused(name: str, url: str) -> None:
     with pytest.raises(ValueError, match="engine"):
-        EngineConfig(**wrong)
+        EngineConfig(name=name, url=url)
