@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,7 @@ from flyball_agent import host_facts
 from flyball_agent.config import AgentConfig
 from flyball_agent.governor_link import Descriptors, GovernorLink
 from flyball_agent.host_facts import HostFacts, HostReader
+from flyball_agent.host_health import HostHealth
 from flyball_agent.host_power import HostPowerReader, ZonePower
 from flyball_agent.session import Session
 from flyball_agent.state_columns import columns_of
@@ -29,8 +30,8 @@ from flyball_fast.ring import Ring
 from flyball_wire.codec import encode
 from flyball_wire.errors import WireError
 from flyball_wire.lease import HostMode
-from flyball_wire.local_socket import DeviceEvent, HelloReply, StatusReply
-from flyball_wire.messages import Birth, Event, State, Telemetry
+from flyball_wire.local_socket import ORDER_EVENT, DeviceEvent, HelloReply, StatusReply
+from flyball_wire.messages import Birth, Event, GpuColumns, State, Telemetry
 from flyball_wire.topics import OrderChannel
 
 EXCURSION_BEFORE_S: Final = 2.0  # full-rate rows before a trigger, published at once
@@ -65,7 +66,7 @@ class Agent:
         self.view = View()
         self.session: Session | None = None
         self.link: GovernorLink | None = None
-        self.on_kernel_log: Callable[[int | None], None] | None = None  # owns the descriptor given to it
+        self.health: HostHealth | None = None
         self._monotonic = monotonic
         self._window: StateWindow | None = None
         self._batches: TelemetryBatches | None = None
@@ -85,8 +86,9 @@ class Agent:
             return
         self.view.hello = hello
         self._attach(descriptors)
-        if self.on_kernel_log is not None:
-            self.on_kernel_log(descriptors.kernel_log)
+        if self.health is not None:
+            self.health.take_hello(hello)
+            self.health.take_kernel_log(descriptors.kernel_log)
         elif descriptors.kernel_log is not None:
             os.close(descriptors.kernel_log)
         if self.session is not None:
@@ -104,7 +106,13 @@ class Agent:
         self.view.status_at_s = self._monotonic()
 
     def handle_device_event(self, event: DeviceEvent) -> None:
-        """Publish what the device side noticed."""
+        """Publish what the device side noticed; an order that the governor verified goes to the health of this host."""
+        if event.name == ORDER_EVENT:
+            if self.health is not None:
+                self.health.take_order(dict(event.fields))
+            return
+        if self.health is not None:
+            self.health.take_device_event(event)
         if event.name == "xid":
             self._count_xid(event)
         if event.name == "excursion":
@@ -134,8 +142,8 @@ class Agent:
         self.view.status = None
         self._detach()
         self.view.windows = ()
-        if self.on_kernel_log is not None:
-            self.on_kernel_log(None)
+        if self.health is not None:
+            self.health.take_kernel_log(None)
 
     # What the broker brings.
 
@@ -252,6 +260,8 @@ class Agent:
         self.view.facts = self._reader.read()
         self.view.zones = self._power_reader.read(now_s)
         self.view.windows = self._window.take(time.monotonic_ns()) if self._window is not None else ()
+        if self.health is not None:
+            self.health.take_samples(self.view.status if self.is_governor_alive else None, self.view.windows)
         if self.link is not None:
             self.link.ask_status()
             if now_s - self.view.report_at_s > REPORT_STALE_S:
@@ -298,8 +308,16 @@ class Agent:
             cpu_ratio=facts.cpu_ratio if facts is not None else None,
             memory_used_bytes=facts.memory_used_bytes if facts is not None else None,
             spooled=self.session.waiting() if self.session is not None else 0,
-            gpus=columns_of(self.view.hello if is_online else None, status, self.view.windows),
+            gpus=self._columns(status, is_online=is_online),
         )
+
+    def _columns(self, status: StatusReply | None, *, is_online: bool) -> GpuColumns:
+        """Return the GPUs' columns; the governor's word on health stands unless it is ok and more is known."""
+        columns = columns_of(self.view.hello if is_online else None, status, self.view.windows)
+        if self.health is None:
+            return columns
+        words = [(self.health.word(gpu) or word) if word == "ok" else word for gpu, word in enumerate(columns.health)]
+        return replace(columns, health=tuple(words))
 
     def _attach(self, descriptors: Descriptors) -> None:
         """Map the ring that came with a hello; without one there are no windows."""

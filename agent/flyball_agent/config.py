@@ -7,52 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from flyball_wire.codec import Length, Range
+from flyball_agent.health_config import HealthConfig, IsolationConfig
+from flyball_wire import mqtt
+from flyball_wire.codec import Range
 from flyball_wire.config import load_config
 from flyball_wire.errors import WireError
 from flyball_wire.topics import check_name
 
 DEFAULT_PATH: Final = Path("/etc/flyball/agent.toml")
-_TOPIC_PREFIX: Final = re.compile(r"([A-Za-z0-9_-]{1,64}(/[A-Za-z0-9_-]{1,64}){0,7})?")
 
 Port = Annotated[int, Range(0, 65_535)]
 Seconds = Annotated[float, Range(0.01, 86_400.0)]
 
 
 @dataclass(frozen=True, slots=True)
-class BrokerConfig:
-    """The MQTT broker and how this host proves itself to it; with `ca_file` set the session is TLS."""
+class BrokerConfig(mqtt.BrokerConfig):
+    """The broker, as the agent sees it."""
 
     enabled: bool = True
-    address: Annotated[str, Length(253, least=1)] = "127.0.0.1"
-    port: Annotated[int, Range(1, 65_535)] = 1883
-    username: str | None = None
-    password_file: str | None = None
-    ca_file: str | None = None
-    certificate_file: str | None = None
-    key_file: str | None = None
-    topic_prefix: str = ""  # put before every topic, for brokers that bridge many sites: "dc1/power"
-    keepalive_s: Annotated[int, Range(2, 600)] = 15
-    timeout_s: Seconds = 5.0
-    reconnect_min_s: Seconds = 0.5
-    reconnect_max_s: Seconds = 10.0
     birth_every_s: Seconds = 10.0  # a new aggregator learns inventories without retained messages
-
-    def __post_init__(self) -> None:
-        """Refuse half of a certificate, a password without a name, and an inverted back-off."""
-        if (self.certificate_file is None) != (self.key_file is None):
-            raise ValueError("broker.certificate_file and broker.key_file: expected both or neither")
-        if self.certificate_file is not None and self.ca_file is None:
-            raise ValueError("broker.ca_file: expected with broker.certificate_file")
-        if self.password_file is not None and self.username is None:
-            raise ValueError("broker.username: expected with broker.password_file")
-        if self.reconnect_max_s < self.reconnect_min_s:
-            raise ValueError("broker.reconnect_max_s: expected at least broker.reconnect_min_s")
-        if not _TOPIC_PREFIX.fullmatch(self.topic_prefix):
-            shown = self.topic_prefix[:80]
-            raise ValueError(
-                f"broker.topic_prefix {shown!r}: expected names of letters, digits, '_' or '-' between '/'"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +86,8 @@ class AgentConfig:
     telemetry: TelemetryConfig = TelemetryConfig()
     exporter: ExporterConfig = ExporterConfig()
     engines: Annotated[tuple[EngineConfig, ...], Length(64)] = ()
+    health: HealthConfig = HealthConfig()
+    isolation: IsolationConfig = IsolationConfig()
 
     def __post_init__(self) -> None:
         """Refuse names that topics cannot carry."""

@@ -9,19 +9,18 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import aiomqtt
-from paho.mqtt.reasoncodes import ReasonCode
 
 from flyball_agent.backoff import Backoff
-from flyball_agent.broker_client import Secrets, open_client
 from flyball_agent.config import BrokerConfig
 from flyball_agent.spool import Channel, Record, Spool
 from flyball_agent.together import run_together
 from flyball_wire.errors import BrokerError, ConfigError, WireError
+from flyball_wire.mqtt import Secrets, open_client, subscribe
 from flyball_wire.topics import ORDER_CHANNELS, HostChannel, OrderChannel, host_topic, parse_host_topic
 
 QUICK_LANE: Final[tuple[Literal["birth", "ack", "state"], ...]] = ("birth", "ack", "state")  # in this order
@@ -152,7 +151,7 @@ class Session:
         session_id = secrets.token_hex(16)
         will = aiomqtt.Will(self._topic("state"), self._parts.make_will(session_id), qos=1)
         identifier = f"flyball-{self._site}-{self._host}"
-        async with open_client(self._config, identifier, will, Secrets(self._config)) as client:
+        async with open_client(self._config, identifier, Secrets(self._config), will=will) as client:
             await self._subscribe(client)
             await self._publish(client, "birth", self._parts.make_birth(session_id))
             self._enter(session_id)
@@ -184,12 +183,8 @@ class Session:
         self._parts.handle_connected(False)
 
     async def _subscribe(self, client: aiomqtt.Client) -> None:
-        """Subscribe to this host's orders and check that the broker granted QoS 1."""
-        for channel in ("lease", "command"):
-            topic = self._topic(channel)
-            level = _granted_level(await client.subscribe(topic, qos=1))
-            if level != 1:
-                raise BrokerError(f"broker granted QoS {level} on {topic}, expected 1: check its access rules")
+        """Subscribe to this host's orders at QoS 1."""
+        await subscribe(client, [(self._topic("lease"), 1), (self._topic("command"), 1)])
 
     async def _take_orders(self, client: aiomqtt.Client) -> None:
         async for message in client.messages:
@@ -284,16 +279,10 @@ class Session:
         return self._spool is not None and len(self._spool) > 0
 
     def _prefix(self) -> str:
-        return f"{self._config.topic_prefix}/" if self._config.topic_prefix else ""
+        return self._config.prefix
 
     def _topic(self, channel: HostChannel | OrderChannel) -> str:
         return self._prefix() + host_topic(self._site, self._host, channel)
-
-
-def _granted_level(granted: Sequence[object]) -> int:
-    """Return the QoS that a SUBACK grants; 128 is a refusal."""
-    code = granted[0] if granted else 128
-    return code.value if isinstance(code, ReasonCode) else int(str(code))
 
 
 def _raise_if_cancelled() -> None:

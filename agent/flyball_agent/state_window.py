@@ -25,6 +25,7 @@ _READ: Final = (
     "temperature_c",
     "sm_clock_mhz",
     "memory_clock_mhz",
+    "reasons",
 )
 
 
@@ -42,6 +43,7 @@ class GpuWindow:
     sm_clock_hz: float | None = None
     memory_clock_hz: float | None = None
     memory_used_bytes: int | None = None
+    clock_reasons: int | None = None  # nvmlClocksEventReasons, the lower 16 bits
     slow: Mapping[str, int | None] = field(default_factory=dict)  # of the slow tiers, named and in units as in the ring
     is_sampled: bool = False  # a row was written in the window
     state: str = "unseen"
@@ -102,6 +104,7 @@ class StateWindow:
             memory_clock_hz=self._newest(gpu, "memory_clock_mhz", back, now_ns, 1 / MEGA),
             memory_used_bytes=slow.get("memory_used_bytes"),
             slow=slow,
+            clock_reasons=_whole(self._newest(gpu, "reasons", back, now_ns, 1.0)),
             is_sampled=span.stop > span.first,
             state=state,
         )
@@ -177,3 +180,7 @@ def _mean_w(before: _Mark | None, now: _Mark | None) -> float | None:
 
 def _scaled(value: int | None, divisor: float) -> float | None:
     return None if value is None else value / divisor
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)

@@ -4,8 +4,10 @@ Integer milliwatts throughout; bounds round up, what the split may use rounds do
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
+
+from flyball_wire.changed import changed
 
 PPM: Final = 1_000_000
 
@@ -121,7 +123,7 @@ def caps_fit(caps_milliwatts: Iterable[int], allowed_milliwatts: int, error_ppm:
 
 def with_write_started(gpu: GpuCap, cap_milliwatts: int) -> GpuCap:
     """Return the GPU with a write under way; it counts until it returns, however long the driver hangs."""
-    return replace(gpu, pending_milliwatts=(*gpu.pending_milliwatts, cap_milliwatts))
+    return changed(gpu, pending_milliwatts=(*gpu.pending_milliwatts, cap_milliwatts))
 
 
 def with_write_returned(
@@ -131,16 +133,16 @@ def with_write_returned(
     pending = list(gpu.pending_milliwatts)
     if cap_milliwatts in pending:
         pending.remove(cap_milliwatts)
-    return with_read_back(replace(gpu, pending_milliwatts=tuple(pending)), read_back_milliwatts, now_ms, settle_ms)
+    return with_read_back(changed(gpu, pending_milliwatts=tuple(pending)), read_back_milliwatts, now_ms, settle_ms)
 
 
 def with_read_back(gpu: GpuCap, read_back_milliwatts: int | None, now_ms: int, settle_ms: int) -> GpuCap:
     """Return the GPU with a limit as read; where it fell, the old one counts until power has settled."""
     old = gpu.limit_milliwatts if gpu.limit_milliwatts is not None else gpu.maximum_milliwatts
     if read_back_milliwatts is None or read_back_milliwatts >= old:
-        return replace(gpu, limit_milliwatts=read_back_milliwatts)
+        return changed(gpu, limit_milliwatts=read_back_milliwatts)
     settling = max(old, gpu.settling_milliwatts or 0)
-    return replace(
+    return changed(
         gpu, limit_milliwatts=read_back_milliwatts, settling_milliwatts=settling, settled_at_ms=now_ms + settle_ms
     )
 
@@ -152,7 +154,7 @@ def with_power(gpu: GpuCap, now_ms: int, instant_milliwatts: int | None) -> GpuC
     is_below = instant_milliwatts is not None and instant_milliwatts <= gpu.limit_milliwatts
     if now_ms < gpu.settled_at_ms and not is_below:
         return gpu
-    return replace(gpu, settling_milliwatts=None)
+    return changed(gpu, settling_milliwatts=None)
 
 
 def needs_write(

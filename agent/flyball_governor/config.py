@@ -41,6 +41,7 @@ class SocketConfig:
 
     path: str = "/run/flyball/governor.sock"
     allowed_uids: Annotated[tuple[Uid, ...], Length(64)] = ()  # besides root and the governor's own; they never quiesce
+    allowed_users: Annotated[tuple[str, ...], Length(64)] = ()  # the same by name; names this host lacks are left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class EventsConfig:
 
     enabled: bool = True
     kernel_log: bool = True
+    kernel_log_path: str = "/dev/kmsg"  # or a SOCK_SEQPACKET socket that stands in for it
 
 
 @dataclass(frozen=True, slots=True)

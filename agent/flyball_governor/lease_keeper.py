@@ -4,7 +4,7 @@ Pure: `step(state, event)` gives the next state and the effects to carry out, in
 report says is never below what the host may draw until the next report, and nothing here raises that without a lease.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from flyball_governor.bound import DeviceFacts, cap_sum_within
@@ -32,6 +32,7 @@ from flyball_governor.lease_events import (
     Stopping,
     Tick,
 )
+from flyball_wire.changed import changed
 from flyball_wire.lease import NO_FENCE, Fence, Lease, Report
 
 __all__ = [
@@ -151,14 +152,14 @@ def step(state: KeeperState, event: KeeperEvent, rules: KeeperRules = ALL_KEEPER
         case QuiesceStarted():
             return _quiesce(state, event, rules)
         case QuiesceEnded(facts=facts, now_ms=now_ms):
-            return _read_back(replace(state, has_left_reset=True), facts, now_ms, rules)
+            return _read_back(changed(state, has_left_reset=True), facts, now_ms, rules)
         case ReleaseReceived():
             return _release(state, event, rules)
         case HostLimitChanged(milliwatts=milliwatts, now_ms=now_ms):
             return _limit(state, milliwatts, now_ms, rules)
         case Stopping():
             restore = () if rules.only_lowers else (RestorePriors(),)
-            state = replace(state, is_gate_open=False)
+            state = changed(state, is_gate_open=False)
             return state, (ShutGate("governor stops"), Persist(_record(state)), *restore)
 
 
@@ -228,13 +229,13 @@ def _expired(state: KeeperState, now_ms: int, rules: KeeperRules) -> Outcome:
     floor = max(state.safe_milliwatts, state.facts.minimum_milliwatts)
     late_ms = now_ms - state.expires_ms - state.hold_ms
     if late_ms <= 0:
-        return (state if state.phase == "holding" else replace(state, phase="holding")), ()
+        return (state if state.phase == "holding" else changed(state, phase="holding")), ()
     target = max(floor, state.ramp_from_milliwatts - state.ramp_milliwatts_per_s * late_ms // 1000)
     phase: Phase = "ramping" if target > floor else "safe"
     allowed = min(state.allowed_milliwatts, target) if rules.only_lowers else target
     if allowed == state.allowed_milliwatts:
-        return (state if state.phase == phase else replace(state, phase=phase)), ()
-    state = replace(state, phase=phase, allowed_milliwatts=allowed)
+        return (state if state.phase == phase else changed(state, phase=phase)), ()
+    state = changed(state, phase=phase, allowed_milliwatts=allowed)
     return state, _budget(state)
 
 
@@ -249,7 +250,7 @@ def _receive(state: KeeperState, event: LeaseReceived, rules: KeeperRules) -> Ou
         return _with_report(state, event.now_ms, "lease seen before", (), rules)
     if rules.dead_on_arrival and not _is_alive(state, lease.stamp_ms, lease.ttl_ms, event.now_ms):
         return _with_report(state, event.now_ms, "lease dead on arrival", (), rules)
-    state = replace(state, fence=lease.fence, key_generation=max(event.key_generation, state.key_generation))
+    state = changed(state, fence=lease.fence, key_generation=max(event.key_generation, state.key_generation))
     if lease.watts_milliwatts is None:
         return _with_report(state, event.now_ms, "probe", (Persist(_record(state)),), rules)
     return _apply(state, lease, lease.watts_milliwatts, event, rules)
@@ -261,7 +262,7 @@ def _apply(state: KeeperState, lease: Lease, watts: int, event: LeaseReceived, r
     granted = min(watts, state.allowed_milliwatts) if event.is_key_expired else watts
     granted = granted if limit is None else min(granted, limit)
     before = state.allowed_milliwatts
-    state = replace(
+    state = changed(
         state,
         phase="released" if state.is_released else "leased",
         lease_milliwatts=watts,
@@ -282,9 +283,9 @@ def _read_back(state: KeeperState, facts: DeviceFacts, now_ms: int, rules: Keepe
     before = current_report(state, rules)
     has_risen = facts.bound_milliwatts > max(state.facts.bound_milliwatts, state.allowed_milliwatts)
     is_within = facts.bound_milliwatts <= state.allowed_milliwatts
-    state = replace(state, facts=facts)
+    state = changed(state, facts=facts)
     if state.has_left_reset and (is_within or not rules.gates_before_reset):
-        state = replace(state, quiesce=None, has_left_reset=False)
+        state = changed(state, quiesce=None, has_left_reset=False)
     effects: tuple[KeeperEffect, ...] = ()
     if has_risen and not _hands_off(state):
         effects = (*effects, *_budget(state), Note("the bound rose by itself: caps are written again"))
@@ -299,7 +300,7 @@ def _read_back(state: KeeperState, facts: DeviceFacts, now_ms: int, rules: Keepe
 
 
 def _quiesce(state: KeeperState, event: QuiesceStarted, rules: KeeperRules) -> Outcome:
-    state = replace(state, quiesce=event.reason, is_quiesce_idle=event.is_idle, has_left_reset=False)
+    state = changed(state, quiesce=event.reason, is_quiesce_idle=event.is_idle, has_left_reset=False)
     if not rules.gates_before_reset:
         return state, ()
     state, gate = _with_gate(state)
@@ -311,7 +312,7 @@ def _release(state: KeeperState, event: ReleaseReceived, rules: KeeperRules) -> 
         return state, (Note("a release for another governor or of the past was left alone"),)
     if not _is_alive(state, event.stamp_ms, event.ttl_ms, event.now_ms):
         return state, (Note("a release was dead on arrival"),)
-    state = replace(state, fence=event.fence, is_released=True, phase="released")
+    state = changed(state, fence=event.fence, is_released=True, phase="released")
     state, gate = _with_gate(state)
     return _with_report(state, event.now_ms, "released", (Persist(_record(state)), RestorePriors(), *gate), rules)
 
@@ -322,7 +323,7 @@ def _limit(state: KeeperState, milliwatts: int | None, now_ms: int, rules: Keepe
     wanted = state.facts.maximum_milliwatts if milliwatts is None else milliwatts
     allowed = max(least, wanted if state.settings.is_standalone else min(wanted, state.allowed_milliwatts))
     allowed = allowed if state.settings.is_standalone else min(allowed, state.allowed_milliwatts)
-    state = replace(state, host_limit_milliwatts=milliwatts, allowed_milliwatts=allowed)
+    state = changed(state, host_limit_milliwatts=milliwatts, allowed_milliwatts=allowed)
     return _with_report(state, now_ms, "host limit changed", _budget(state), rules)
 
 
@@ -338,8 +339,8 @@ def _with_gate(state: KeeperState, *, has_risen: bool = False) -> Outcome:
     if wants_open == state.is_gate_open:
         return state, ()
     if wants_open:
-        return replace(state, is_gate_open=True), (OpenGate(),)
-    return replace(state, is_gate_open=False), (ShutGate(_shut_reason(state)),)
+        return changed(state, is_gate_open=True), (OpenGate(),)
+    return changed(state, is_gate_open=False), (ShutGate(_shut_reason(state)),)
 
 
 def _shut_reason(state: KeeperState) -> str:
@@ -355,7 +356,7 @@ def _with_first_report(state: KeeperState, now_ms: int, rules: KeeperRules) -> O
     is_down = _hands_off(state) or state.facts.bound_milliwatts <= state.allowed_milliwatts
     if not is_down and now_ms < state.started_ms + state.settings.first_report_ms:
         return state, ()
-    return _with_report(replace(state, is_reporting=True), now_ms, "first", (), rules)
+    return _with_report(changed(state, is_reporting=True), now_ms, "first", (), rules)
 
 
 def _with_report(
@@ -365,7 +366,7 @@ def _with_report(
     if not state.is_reporting:
         return state, before
     stamp_ms = max(now_ms, state.report_stamp_ms + 1)
-    state = replace(state, report_stamp_ms=stamp_ms, next_report_ms=now_ms + state.settings.report_ms)
+    state = changed(state, report_stamp_ms=stamp_ms, next_report_ms=now_ms + state.settings.report_ms)
     return state, (*before, SendReport(current_report(state, rules), cause))
 
 

@@ -18,6 +18,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from flyball_aggregator.broadcast import Broadcast
 from flyball_aggregator.broker import BrokerSession
 from flyball_aggregator.config import ApiConfig
+from flyball_aggregator.health.health_api import build_health_routers
+from flyball_aggregator.health.health_desk import HealthDesk
 from flyball_aggregator.intake import Intake
 from flyball_aggregator.metrics import render_metrics
 from flyball_aggregator.picture import picture_of, status_of
@@ -25,6 +27,9 @@ from flyball_aggregator.power.explain import explain_gpu, explain_host, explain_
 from flyball_aggregator.power.loop import PowerLoop
 from flyball_aggregator.power.snapshot import PowerSnapshot
 from flyball_aggregator.power.view import gpu_views, host_view, row_view
+from flyball_aggregator.power.what_if_api import what_if_routes
+from flyball_aggregator.site_api import site_routes
+from flyball_aggregator.site_versions import SiteVersions
 from flyball_aggregator.store import Store
 
 CONSOLE: Final = Path(__file__).parent / "console"
@@ -49,6 +54,8 @@ class ApiParts:
     config: ApiConfig
     token: str | None  # None: nothing can be written
     version: str
+    health: HealthDesk | None = None  # None: nothing is known of faults
+    sites: SiteVersions | None = None  # None: the site cannot be changed here
 
 
 def build_api(parts: ApiParts, routers: Sequence[APIRouter] = ()) -> FastAPI:
@@ -57,7 +64,12 @@ def build_api(parts: ApiParts, routers: Sequence[APIRouter] = ()) -> FastAPI:
     api.add_middleware(TrustedHostMiddleware, allowed_hosts=list(parts.config.allowed_hosts))
     api.add_exception_handler(StarletteHttpError, _show_error)
     api.add_exception_handler(RequestValidationError, _show_invalid)
-    for router in (_reading(parts), _history(parts), _writing(parts), _pages(parts), *routers):
+    own = [_reading(parts), _history(parts), _writing(parts), _pages(parts), what_if_routes(parts.loop)]
+    if parts.sites is not None:
+        own.append(site_routes(parts.loop, parts.sites, token_guard(parts.token)))
+    if parts.health is not None:
+        own += build_health_routers(parts.health, parts.loop.parts.unix_s, token_guard(parts.token))
+    for router in (*own, *routers):
         api.include_router(router)
     return api
 
@@ -252,7 +264,7 @@ def _pages(parts: ApiParts) -> APIRouter:
     @router.get("/v1/picture")
     async def picture() -> dict[str, Any]:
         """The picture that the stream sends each second."""
-        return picture_of(parts.loop, parts.intake, parts.session, parts.version)
+        return picture_of(parts.loop, parts.intake, parts.session, parts.version, parts.health)
 
     @router.get("/")
     async def page() -> FileResponse:

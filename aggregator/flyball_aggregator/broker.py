@@ -3,22 +3,20 @@
 import asyncio
 import logging
 import random
-import ssl
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Final, Protocol
 
 import aiomqtt
 
 from flyball_aggregator.config import BrokerConfig
-from flyball_wire.errors import BrokerError, ConfigError
+from flyball_wire import mqtt
+from flyball_wire.errors import BrokerError
 
 LOG: Final = logging.getLogger(__name__)
-CALL_TIMEOUT_S: Final = 3.0  # one CONNECT, SUBSCRIBE or PUBLISH
 QUEUED_MESSAGES: Final = 100_000  # a burst of a large fleet; beyond it the client drops, and states come again
-REFUSED: Final = 0x80
+PENDING_PUBLISHES: Final = 1000  # leases of a tick and summaries, under way at once
 
 MessageHandler = Callable[[str, bytes, float], None]
 
@@ -65,7 +63,7 @@ class BrokerSession:
         if client is None:
             return False
         try:
-            await client.publish(topic, payload, qos=qos, retain=False)
+            await client.publish(self._config.prefix + topic, payload, qos=qos, retain=False)
         except (aiomqtt.MqttError, ValueError) as error:
             self.publish_failures += 1
             self.last_error = str(error)
@@ -83,9 +81,9 @@ class BrokerSession:
             started_s = time.monotonic()
             try:
                 await self._run_once()
-            except (aiomqtt.MqttError, BrokerError, OSError) as error:
+            except (BrokerError, OSError) as error:
                 self.last_error = str(error)
-                LOG.warning("broker %s:%d: %s", self._config.host, self._config.port, error)
+                LOG.warning("broker %s:%d: %s", self._config.address, self._config.port, error)
             finally:
                 self._client = None
             if time.monotonic() - started_s > self._config.reconnect_max_s:
@@ -94,70 +92,22 @@ class BrokerSession:
             delay_s = min(delay_s * 2.0, self._config.reconnect_max_s)
 
     async def _run_once(self) -> None:
-        async with self._connection() as client:
-            granted = await client.subscribe(self._subscriptions)
-            check_granted(self._subscriptions, [code if isinstance(code, int) else code.value for code in granted])
+        config = self._config
+        async with mqtt.open_client(
+            config,
+            config.client_id,
+            mqtt.Secrets(config),
+            max_incoming=QUEUED_MESSAGES,
+            max_pending=PENDING_PUBLISHES,
+        ) as client:
+            await mqtt.subscribe(client, [(config.prefix + topic, qos) for topic, qos in self._subscriptions])
             self._client = client
             self.connects += 1
-            LOG.info("connected to broker %s:%d", self._config.host, self._config.port)
+            LOG.info("connected to broker %s:%d", config.address, config.port)
             async for message in client.messages:
                 if isinstance(message.payload, bytes):
-                    self._handler(str(message.topic), message.payload, time.monotonic())
-
-    def _connection(self) -> aiomqtt.Client:
-        config = self._config
-        return aiomqtt.Client(
-            config.host,
-            config.port,
-            identifier=config.client_id,
-            username=config.username,
-            password=read_password(config),
-            keepalive=config.keepalive_s,
-            clean_session=True,
-            timeout=CALL_TIMEOUT_S,
-            max_queued_incoming_messages=QUEUED_MESSAGES,
-            max_inflight_messages=1000,
-            max_concurrent_outgoing_calls=1000,
-            tls_context=build_tls(config),
-        )
-
-
-def check_granted(asked: Sequence[tuple[str, int]], granted: Sequence[int]) -> None:
-    """Raise BrokerError when the broker refused a subscription or granted less than was asked."""
-    for (topic, qos), code in zip(asked, granted, strict=True):
-        if code >= REFUSED or code < qos:
-            raise BrokerError(f"subscription {topic!r}: granted {code:#x}, expected quality of service {qos}")
-
-
-def read_password(config: BrokerConfig) -> str | None:
-    """Return the password in the configured file.
-
-    Raises:
-        ConfigError: the file cannot be read.
-    """
-    if config.password_file is None:
-        return None
-    try:
-        return Path(config.password_file).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigError(f"broker.password_file {config.password_file}: {error.strerror}") from None
-
-
-def build_tls(config: BrokerConfig) -> ssl.SSLContext | None:
-    """Return the TLS settings; None where no CA is configured.
-
-    Raises:
-        ConfigError: a file cannot be read or is no certificate or key.
-    """
-    if config.ca_file is None:
-        return None
-    try:
-        context = ssl.create_default_context(cafile=config.ca_file)
-        if config.certificate_file is not None:
-            context.load_cert_chain(config.certificate_file, config.key_file)
-    except OSError as error:  # ssl.SSLError is one
-        raise ConfigError(f"broker TLS files: {error}") from None
-    return context
+                    topic = str(message.topic).removeprefix(config.prefix)
+                    self._handler(topic, message.payload, time.monotonic())
 
 
 async def run_until(stop: asyncio.Event, session: BrokerSession) -> None:

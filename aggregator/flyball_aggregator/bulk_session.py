@@ -8,9 +8,9 @@ import logging
 import random
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
-from flyball_aggregator.broker import CALL_TIMEOUT_S, MessageHandler, build_tls, check_granted, read_password
+from flyball_aggregator.broker import MessageHandler
 from flyball_aggregator.config import BrokerConfig
 from flyball_aggregator.mqtt_stream import (
     CONNACK,
@@ -21,6 +21,7 @@ from flyball_aggregator.mqtt_stream import (
     connect_packet,
     subscribe_packet,
 )
+from flyball_wire import mqtt
 from flyball_wire.errors import BrokerError
 
 # After each read the socket rests so long, and many messages come in one turn of the loop instead of one in each. With
@@ -59,7 +60,7 @@ class BulkSession:
                 await self._run_once()
             except (BrokerError, OSError, TimeoutError) as error:
                 self.last_error = str(error) or type(error).__name__
-                LOG.warning("broker %s:%d: %s", self._config.host, self._config.port, self.last_error)
+                LOG.warning("broker %s:%d: %s", self._config.address, self._config.port, self.last_error)
             finally:
                 self.is_connected = False
             if time.monotonic() - started_s > self._config.reconnect_max_s:
@@ -68,31 +69,35 @@ class BulkSession:
             delay_s = min(delay_s * 2.0, self._config.reconnect_max_s)
 
     async def _run_once(self) -> None:
-        config, loop = self._config, asyncio.get_running_loop()
-        async with asyncio.timeout(CALL_TIMEOUT_S):
+        config, loop, secrets = self._config, asyncio.get_running_loop(), mqtt.Secrets(self._config)
+        async with asyncio.timeout(config.timeout_s):
             _, connection = await loop.create_connection(
-                lambda: _Connection(self._handler), config.host, config.port, ssl=build_tls(config)
+                lambda: _Connection(self._take), config.address, config.port, ssl=secrets.tls
             )
         try:
-            async with asyncio.timeout(CALL_TIMEOUT_S):
-                await self._enter(connection)
+            async with asyncio.timeout(config.timeout_s):
+                await self._enter(connection, secrets.password)
             self.is_connected = True
             self.connects += 1
-            LOG.info("listening to broker %s:%d", config.host, config.port)
+            LOG.info("listening to broker %s:%d", config.address, config.port)
             await connection.stay(config.keepalive_s)
         finally:
             connection.close()
 
-    async def _enter(self, connection: "_Connection") -> None:
+    async def _enter(self, connection: "_Connection", password: str | None) -> None:
         config = self._config
         identifier = f"{config.client_id}-bulk"
         answer = await connection.ask(
-            connect_packet(identifier, config.keepalive_s, config.username, read_password(config)), CONNACK
+            connect_packet(identifier, config.keepalive_s, config.username, password), CONNACK
         )
         if answer[1:2] != b"\x00":
             raise BrokerError(f"broker refused the session: code {answer[1:2].hex() or 'none'}")
-        granted = await connection.ask(subscribe_packet(self._subscriptions), SUBACK)
-        check_granted(self._subscriptions, list(granted[2:]))
+        subscriptions = [(config.prefix + topic, qos) for topic, qos in self._subscriptions]
+        granted = await connection.ask(subscribe_packet(subscriptions), SUBACK)
+        mqtt.check_granted(subscriptions, list(granted[2:]))
+
+    def _take(self, topic: str, payload: bytes, now_s: float) -> None:
+        self._handler(topic.removeprefix(self._config.prefix), payload, now_s)
 
 
 class _Connection(asyncio.Protocol):
@@ -132,8 +137,8 @@ class _Connection(asyncio.Protocol):
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._answers[answer] = future
         self._transport.write(packet)
-        waited: set[asyncio.Future[bytes] | asyncio.Future[None]] = {future, self._lost}
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        waits: set[asyncio.Future[Any]] = {future, self._lost}
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         if not future.done():
             self._lost.result()
         return future.result()

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from flyball_aggregator.exchange.exchange_config import ExchangeConfig
+from flyball_wire import mqtt
 from flyball_wire.codec import Range
 
 Port = Annotated[int, Range(0, 65_535)]
@@ -10,20 +12,12 @@ Seconds = Annotated[float, Range(0.05, 3600.0)]
 
 
 @dataclass(frozen=True, slots=True)
-class BrokerConfig:
-    """The MQTT broker; with `ca_file` the connection is TLS, with `certificate_file` and `key_file` mutual."""
+class BrokerConfig(mqtt.BrokerConfig):
+    """The broker, as the aggregator sees it; it comes back sooner than a host does."""
 
-    host: str = "127.0.0.1"
-    port: Port = 1883
     client_id: str = "flyball-aggregator"
-    username: str | None = None
-    password_file: str | None = None
-    ca_file: str | None = None
-    certificate_file: str | None = None
-    key_file: str | None = None
-    keepalive_s: Annotated[int, Range(5, 600)] = 15
-    reconnect_min_s: Seconds = 0.2
-    reconnect_max_s: Seconds = 5.0
+    reconnect_min_s: mqtt.Seconds = 0.2
+    reconnect_max_s: mqtt.Seconds = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +50,4 @@ class AggregatorConfig:
     broker: BrokerConfig = BrokerConfig()
     api: ApiConfig = ApiConfig()
     store: StoreConfig = StoreConfig()
+    exchange: ExchangeConfig = ExchangeConfig()

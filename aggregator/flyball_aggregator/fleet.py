@@ -108,6 +108,30 @@ class Fleet:
         """Remember a meter's newest value."""
         self.meters[meter] = MeterReading(power_w, now_s)
 
+    def adopt(self, site: Site) -> None:
+        """Take a new site: hosts that stay keep all that is known of them, at their new places."""
+        before, fresh = self.hosts, build_fleet(site)
+        fresh._widen(self.width)  # noqa: SLF001 - its own class
+        for name, record in fresh.hosts.items():
+            known = before.get(name)
+            if known is None:
+                continue
+            self._carry(fresh, known.index, record.index, is_born=known.birth is not None)
+            known.index = record.index
+            fresh.hosts[name] = known
+        self.site, self.width, self.hosts = site, fresh.width, fresh.hosts
+        self.columns, self.health = fresh.columns, fresh.health
+        self.minimum_w, self.maximum_w = fresh.minimum_w, fresh.maximum_w
+        self.unlisted = {name: count for name, count in self.unlisted.items() if name not in fresh.hosts}
+
+    def _carry(self, fresh: "Fleet", old: int, new: int, *, is_born: bool) -> None:
+        for name, column in fresh.columns.items():
+            column[new, : self.width] = self.columns[name][old]
+        fresh.health[new] = self.health[old]
+        if is_born:  # the devices' own limits stand above those of the site file
+            fresh.minimum_w[new, : self.width] = self.minimum_w[old]
+            fresh.maximum_w[new, : self.width] = self.maximum_w[old]
+
     def record_of(self, host: str) -> HostRecord | None:
         """Return the record of a listed host; an unlisted one is counted."""
         record = self.hosts.get(host)

@@ -25,6 +25,7 @@ EventHandler = Callable[[Event], None]
 AckHandler = Callable[[str, bytes, float], None]  # host of the topic, signed envelope, monotonic seconds
 TelemetryHandler = Callable[[Telemetry], None]
 BirthHandler = Callable[[Birth], None]
+MeterHandler = Callable[[str, float, float], None]  # meter, watts, monotonic seconds
 
 
 class Intake:
@@ -39,6 +40,7 @@ class Intake:
         self.on_event: list[EventHandler] = []
         self.on_telemetry: list[TelemetryHandler] = []
         self.on_birth: list[BirthHandler] = []
+        self.on_meter: list[MeterHandler] = []
 
     def subscriptions(self) -> tuple[tuple[str, int], ...]:
         """Return the topic filters with the quality of service each is asked at."""
@@ -106,7 +108,10 @@ class Intake:
 
     def _take_meter(self, topic: str, payload: bytes, now_s: float) -> None:
         meter = check_name("meter", topic.rsplit("/", 1)[-1])
-        self.fleet.take_meter(meter, read_meter(meter, payload), now_s)
+        power_w = read_meter(meter, payload)
+        self.fleet.take_meter(meter, power_w, now_s)
+        for handler in self.on_meter:
+            handler(meter, power_w, now_s)
 
     def _refuse(self, channel: str, topic: str, error: WireError) -> None:
         self.refused[channel] += 1

@@ -34,6 +34,7 @@ def render_metrics(loop: PowerLoop, intake: Intake, session: BrokerSession) -> s
     if loop.snapshot is not None:
         lines += _site_metrics(loop, loop.snapshot)
         lines += _row_metrics(loop.snapshot)
+        lines += _row_seconds(loop)
         lines += _host_metrics(loop, loop.snapshot)
     return "\n".join(lines) + "\n"
 
@@ -59,6 +60,14 @@ def _row_metrics(snapshot: PowerSnapshot) -> list[str]:
     for name in ("is_binding", "is_in_descent", "is_short"):
         samples = [({"row": view["row"]}, float(view[name])) for view in views]
         lines += _metric(f"flyball_row_{name}", "gauge", f"{name} of each row", samples)
+    return lines
+
+
+def _row_seconds(loop: PowerLoop) -> list[str]:
+    lines = []
+    for name, counts in (("over_limit", loop.seconds_over), ("in_descent", loop.seconds_in_descent)):
+        samples = [({"row": row.name}, float(count)) for row, count in zip(loop.rows, counts, strict=True)]
+        lines += _metric(f"flyball_row_{name}_seconds_total", "counter", f"ticks {name} since the start", samples)
     return lines
 
 

@@ -8,7 +8,28 @@ from collections.abc import Sequence
 
 from flyball_wire.errors import EXIT_CONFIG, ConfigError, FlyballError
 
-COMMANDS = ("up", "status", "hosts", "rows", "explain", "place", "sim", "bench")
+COMMANDS = (
+    "up",
+    "status",
+    "hosts",
+    "rows",
+    "incidents",
+    "explain",
+    "what-if",
+    "init",
+    "diff",
+    "apply",
+    "place",
+    "exchange",
+    "twin",
+    "check",
+    "ca",
+    "enrol",
+    "backup",
+    "restore",
+    "sim",
+    "bench",
+)
 EXIT_FAILED = 1
 EPILOG = """\
 exit codes: 0 done; 1 the command failed or a check did not hold; 2 wrong use; 78 wrong configuration; 130 interrupted
@@ -26,7 +47,7 @@ def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"flyball {importlib.metadata.version('flyball')}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in commands:
-        importlib.import_module(f"flyball_cli.{command}").add_parser(subparsers)
+        importlib.import_module(f"flyball_cli.{command.replace('-', '_')}").add_parser(subparsers)
     return parser
 
 

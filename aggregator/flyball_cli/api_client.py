@@ -46,6 +46,14 @@ class ApiClient:
         """
         return self._ask("PUT", path, json.dumps(body).encode())
 
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Ask with a JSON object and return the answer.
+
+        Raises:
+            ApiError: as `get`.
+        """
+        return self._ask("POST", path, json.dumps(body).encode())
+
     def delete(self, path: str) -> dict[str, Any]:
         """Delete what stands at a path and return the answer.
 

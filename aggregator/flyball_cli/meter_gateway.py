@@ -14,8 +14,8 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final
 
-import aiomqtt
-
+from flyball_wire import mqtt
+from flyball_wire.errors import BrokerError
 from flyball_wire.topics import PREFIX, check_name
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,8 @@ def reading_of(line: str) -> bytes:
 
 async def publish_readings(path: Path, topic: str, port: int) -> None:
     """Publish for as long as the broker is there."""
-    async with aiomqtt.Client("127.0.0.1", port, identifier="flyball-meter-gateway") as client:
+    config = mqtt.BrokerConfig(port=port)
+    async with mqtt.open_client(config, "flyball-meter-gateway", mqtt.Secrets(config)) as client:
         async for line in follow_lines(path):
             await client.publish(topic, reading_of(line), qos=0)
 
@@ -63,8 +64,8 @@ async def run_gateway(path: Path, topic: str, port: int) -> None:
     while True:
         try:
             await publish_readings(path, topic, port)
-        except aiomqtt.MqttError as error:
-            log.warning("broker on port %s: %s", port, error)
+        except BrokerError as error:
+            log.warning("%s", error)
             await asyncio.sleep(RETRY_S)
 
 

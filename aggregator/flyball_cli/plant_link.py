@@ -42,6 +42,14 @@ class PlantLink:
         """Let the load start."""
         self._file.release_load()
 
+    def set_unmanaged_w(self, power_w: float) -> None:
+        """Let this much other load hang on the site's meter."""
+        self._file.header.unmanaged_load_mw = round(power_w * 1000)
+
+    def site_power_w(self) -> float:
+        """Return the true wall power of this moment, of the plant's last step (10 ms)."""
+        return float(self._file.header.site_power_mw) / 1000
+
     def close(self) -> None:
         """Unmap the plant file."""
         self._file.close()

@@ -14,6 +14,7 @@ class SiteWatch:
     """Reads the API of one aggregator, which may be away for a while; counters survive its restarts."""
 
     def __init__(self, url: str) -> None:
+        self.url = url
         self._client = ApiClient(url, timeout_s=TIMEOUT_S)
         self.line = "starting"
         self.leases_acked = 0

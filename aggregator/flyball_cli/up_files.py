@@ -1,18 +1,20 @@
 """The state folder of `flyball up`: keys and configuration files of every program, as an operator would write them."""
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flyball_agent.config import AgentConfig, ExporterConfig
 from flyball_agent.config import BrokerConfig as AgentBroker
+from flyball_agent.health_config import HealthConfig, IsolationConfig
 from flyball_aggregator.config import AggregatorConfig, ApiConfig
 from flyball_aggregator.config import BrokerConfig as AggregatorBroker
 from flyball_aggregator.site import Element, Host, Parent, Policy, Site
 from flyball_cli.local_gpus import LocalGpus
 from flyball_cli.up_options import OWN_POWER_W_PER_GPU, WALL_WATTS_PER_GPU_WATT, UpOptions
 from flyball_cli.up_ports import UpPorts
-from flyball_governor.config import GovernorConfig, LeaseConfig, SocketConfig, TrustedKey
+from flyball_governor.config import EventsConfig, GovernorConfig, LeaseConfig, SocketConfig, TrustedKey
 from flyball_governor.identity import KEY_NAME
 from flyball_simgpu.models import find_model
 from flyball_wire.config import print_config
@@ -64,6 +66,26 @@ class HostFiles:
         return f"gov-{self.host}"[:64]
 
     @property
+    def kernel_log(self) -> Path:
+        """A socket that stands in for a simulated host's kernel log, where somebody makes one."""
+        return self.folder / "kernel.sock"
+
+    @property
+    def health(self) -> Path:
+        """The agent's file of health."""
+        return self.folder / "health.json"
+
+    @property
+    def gates(self) -> Path:
+        """One file per isolated entity."""
+        return self.folder / "quarantine"
+
+    @property
+    def drills(self) -> Path:
+        """Where `flyball-agent inject` leaves drills."""
+        return self.folder / "drills"
+
+    @property
     def gate(self) -> Path:
         """One word: open or shut."""
         return self.governor_state / "gate"
@@ -81,6 +103,11 @@ class UpFiles:
     def aggregator(self) -> Path:
         """Configuration, keys and databases of the aggregator."""
         return self.root / "aggregator"
+
+    @property
+    def token(self) -> Path:
+        """What one must hold to write through the API."""
+        return self.aggregator / "token"
 
     @property
     def broker(self) -> Path:
@@ -126,24 +153,35 @@ def write_configs(files: UpFiles, options: UpOptions, ports: UpPorts, local: Loc
         host.agent_toml.write_text(print_config(agent_config(host, ports, index)))
     site = site_of(files, options, local)
     (files.aggregator / "site.toml").write_text(print_config(site))
+    write_token(files.token)
     (files.aggregator / "aggregator.toml").write_text(print_config(aggregator_config(files, ports)))
     return site
+
+
+def write_token(path: Path) -> None:
+    """Write a fresh token, readable by its owner alone, unless there is one."""
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_hex(16) + "\n", encoding="utf-8")
 
 
 def governor_config(host: HostFiles, options: UpOptions, lease_key: SigningKey, *, is_local: bool) -> GovernorConfig:
     """Return a governor's configuration: simulated hosts enforce, this machine's own GPUs only where asked."""
     is_enforcing = options.is_enforcing_local if is_local else True
+    kernel_log = "/dev/kmsg" if is_local else str(host.kernel_log)  # that of this machine tells of no simulated GPU
     return GovernorConfig(
         host=host.host,
         mode="enforce" if is_enforcing else "observe",
         state_dir=str(host.governor_state),
         socket=SocketConfig(path=str(host.socket)),
         lease=LeaseConfig(trusted=(TrustedKey(lease_key.key_id, lease_key.public_bytes.hex()),)),
+        events=EventsConfig(kernel_log_path=kernel_log),
     )
 
 
 def agent_config(host: HostFiles, ports: UpPorts, index: int) -> AgentConfig:
-    """Return an agent's configuration; exporters count up from the usual port."""
+    """Return an agent's configuration; exporters count up from the usual port, simulated hosts isolate for real."""
+    is_local = host.host == LOCAL_HOST
     return AgentConfig(
         site=SITE_NAME,
         host=host.host,
@@ -151,6 +189,8 @@ def agent_config(host: HostFiles, ports: UpPorts, index: int) -> AgentConfig:
         state_dir=str(host.folder / "agent"),
         broker=AgentBroker(port=ports.broker),
         exporter=ExporterConfig(port=ports.exporters[index]),
+        health=HealthConfig(file=str(host.health), drills=str(host.drills), kernel_log="auto" if is_local else "kmsg"),
+        isolation=IsolationConfig(mode="observe" if is_local else "enforce", gates=str(host.gates)),
     )
 
 
@@ -162,7 +202,7 @@ def aggregator_config(files: UpFiles, ports: UpPorts) -> AggregatorConfig:
         lease_key_file=str(files.aggregator / f"{LEASE_KEY_ID}.key"),
         lease_key_id=LEASE_KEY_ID,
         broker=AggregatorBroker(port=ports.broker),
-        api=ApiConfig(port=ports.api),
+        api=ApiConfig(port=ports.api, token_file=str(files.token)),
     )
 
 

@@ -8,11 +8,11 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
-from typing import Final
+from typing import Any, Final
 
 import flyball_simgpu
 from flyball_cli.broker import BrokerPlan, prepare_broker, wait_ready
@@ -38,8 +38,16 @@ class UpError(FlyballError):
     """The site did not come up."""
 
 
-async def run_site(options: UpOptions) -> int:
-    """Run a whole site as asked and return the exit code."""
+Course = Callable[["SiteRun", PlantLink], Coroutine[Any, Any, None]]
+
+
+async def run_site(options: UpOptions, course: Course | None = None) -> int:
+    """Run a whole site as asked and return the exit code.
+
+    Args:
+        options: Of `flyball up`.
+        course: What to do with the governed site in place of following it; the site ends after it.
+    """
     with state_folder(options) as root, plant_path() as plant:
         local = None if options.is_simulated_only else find_local_gpus()
         hosts = (*host_names(options), *((LOCAL_HOST,) if local is not None else ()))
@@ -47,18 +55,25 @@ async def run_site(options: UpOptions) -> int:
         ports = choose_ports(options, len(hosts))
         write_configs(files, options, ports, local)
         broker = prepare_broker(options.broker, files.broker, ports.broker)
-        run = SiteRun(options, files, ports, broker)
-        return await run.run()
+        return await SiteRun(options, files, ports, broker, course).run()
 
 
 class SiteRun:
     """One run of a site; `run` does it all."""
 
-    def __init__(self, options: UpOptions, files: UpFiles, ports: UpPorts, broker: BrokerPlan) -> None:
+    def __init__(
+        self,
+        options: UpOptions,
+        files: UpFiles,
+        ports: UpPorts,
+        broker: BrokerPlan,
+        course: Course | None = None,
+    ) -> None:
         self.options = options
         self.files = files
         self.ports = ports
         self.broker = broker
+        self.course = course
         self.supervisor = Supervisor()
         self.watch = SiteWatch(f"http://127.0.0.1:{ports.api}")
         self.ending = asyncio.Event()
@@ -73,15 +88,14 @@ class SiteRun:
                 await self._start()
                 async with self._gates() as plant:
                     await self._govern(plant)
-                    await self._follow()
+                    await (self._follow() if self.course is None else self._take(self.course, plant))
         except (UpError, BrokerError) as error:
-            print(f"flyball up: {error}; logs: {self.files.logs}", file=sys.stderr)
-            return 1
+            raise UpError(f"{error}; logs: {self.files.logs}") from None
         self._report()
         return 0
 
     def _report(self) -> None:
-        if self.options.is_json:
+        if self.options.is_json and self.course is None:
             print(json.dumps(asdict(self._result())))
 
     async def _start(self) -> None:
@@ -161,6 +175,16 @@ class SiteRun:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _take(self, course: Course, plant: PlantLink) -> None:
+        """Take a course to its end, unless somebody ends the site before."""
+        ending = asyncio.create_task(self.ending.wait())
+        taken = asyncio.create_task(course(self, plant))
+        await asyncio.wait({ending, taken}, return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        taken.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await taken
 
     async def _script(self, event: FaultEvent) -> None:
         await asyncio.sleep(event.at_s)
@@ -243,10 +267,8 @@ def state_folder(options: UpOptions) -> Iterator[Path]:
         yield options.state
         return
     root = Path(tempfile.mkdtemp(prefix="flyball-up-"))
-    try:
-        yield root
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+    yield root
+    shutil.rmtree(root, ignore_errors=True)  # not after an error: then the logs are wanted
 
 
 @contextlib.contextmanager

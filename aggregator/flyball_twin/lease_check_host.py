@@ -14,6 +14,7 @@ from flyball_aggregator.power import ledger as ledgers
 from flyball_aggregator.power.ledger import LedgerState
 from flyball_aggregator.power.ledger_host import HostLedger, with_grant
 from flyball_twin import lease_check_machine as machines
+from flyball_twin.lease_check_liveness import recovers
 from flyball_twin.lease_check_machine import HOST, LONG_MS, MAXIMUM, Machine, MachineKind
 from flyball_twin.lease_check_rules import ALL_RULES, Rules
 from flyball_wire.lease import Fence, Lease, Report
@@ -53,6 +54,7 @@ class World(NamedTuple):
     reports: int
     incarnations: int
     faults: tuple[int, ...]
+    sent: int = 0  # leases and probes ever sent
     has_moved: bool = False
 
 
@@ -95,6 +97,7 @@ class HostModel:
         self._leases: Interned[Lease] = Interned()
         self._reports: Interned[Report] = Interned()
         self._fault_at = {name: at for at, (name, _) in enumerate(bounds.faults)}
+        self._may_reduce = rules is ALL_RULES and not {"restore", "late", "old_key"} & set(self._fault_at)
 
     def _use(self, rules: Rules) -> None:
         """Go on under these rules; what was remembered under others is forgotten."""
@@ -136,6 +139,48 @@ class HostModel:
             yield from self._machine_steps(world, at)
         yield from self._site_steps(world)
 
+    def reduced(self, world: World) -> World:
+        """Return the state without what can change nothing any more; exact while all rules hold.
+
+        A lease is done with when no governor alive will apply it (incarnations never return, fences only rise); a
+        report when the log already has a newer one of that incarnation; the log itself when nobody will read it.
+        """
+        if not self._may_reduce:
+            return world
+        durable = world.durable if "failover" in self._fault_at else 0
+        leases = self._cached(("leases", world.machines, world.leases), self._live_leases, world)
+        known = ("log", world.durable) if durable else ("ledger", world.ledger)
+        reports = self._cached((known, world.reports), self._live_reports, world)
+        return world._replace(durable=durable, leases=leases, reports=reports)
+
+    def _cached(self, key: Any, find: Callable[[World], int], world: World) -> int:
+        found = self._memo.get(key)
+        if found is None:
+            found = self._memo[key] = find(world)
+        return int(found)
+
+    def _live_leases(self, world: World) -> int:
+        keepers = [self._machines.values[number].keeper for number in world.machines]
+        fences = {keeper.incarnation: keeper.fence for keeper in keepers if keeper is not None}
+        live = 0
+        for number in _bits(world.leases):
+            lease = self._leases.values[number]
+            applied = fences.get(lease.incarnation)
+            if applied is not None and lease.fence > applied:
+                live |= 1 << number
+        return live
+
+    def _live_reports(self, world: World) -> int:
+        is_logged = "failover" in self._fault_at
+        host = self._durables.values[world.durable] if is_logged else self._ledgers.values[world.ledger].hosts[HOST]
+        live = 0
+        for number in _bits(world.reports):
+            report = self._reports.values[number]
+            is_old = (report.fence, report.stamp_ms) < (host.fence, host.stamp_ms)
+            if report.incarnation != host.incarnation or not is_old:
+                live |= 1 << number
+        return live
+
     def violation(self, world: World) -> str | None:
         """Return the property that a state breaks, or None."""
         draw = 0
@@ -152,6 +197,15 @@ class HostModel:
         if draw > in_row:
             return f"the row carries {draw}, its sum of commitments is {in_row}"
         return None
+
+    def ends(self, world: World) -> tuple[int, int]:
+        """Return the parts of a state that its recovery depends on, once all messages are lost."""
+        return world.machines[0], world.ledger
+
+    def recovers(self, ends: tuple[int, int]) -> bool:
+        """Return whether everything can be granted again from there once faults end."""
+        machine, ledger = self._machines.values[ends[0]], self._ledgers.values[ends[1]]
+        return recovers(machine, ledger, self._kinds[0], self.rules)
 
     def label(self, action: Action) -> str:
         """Return an action in words, the same in every search."""
@@ -178,7 +232,7 @@ class HostModel:
     # Steps of the ledger.
 
     def _ledger_steps(self, world: World) -> Iterator[tuple[Action, World]]:
-        if world.leases.bit_count() < self.bounds.grants + 2:
+        if world.sent < self.bounds.grants + 2:
             for watts in range(1, MAXIMUM + 1):
                 after = self._tell_ledger(world, ("grant", watts))
                 if after is not None:
@@ -209,7 +263,8 @@ class HostModel:
         if done is None:
             return None
         ledger, durable, leases = done
-        return world._replace(ledger=ledger, durable=durable, leases=world.leases | leases)
+        sent = world.sent + leases.bit_count()
+        return world._replace(ledger=ledger, durable=durable, leases=world.leases | leases, sent=sent)
 
     def _run_ledger(self, ledger: int, durable_number: int, event: tuple[str, int]) -> tuple[int, int, int] | None:
         before = self._ledgers.values[ledger]
@@ -313,6 +368,8 @@ class HostModel:
 
     def _numbered(self, done: machines.Step) -> tuple[int, int]:
         machine, reports = done
+        if "rollback" not in self._fault_at:
+            machine = machine._replace(old_disk=None)
         mask = 0
         for report in reports:
             mask |= 1 << self._reports.number(report)
@@ -434,25 +491,34 @@ class Searched:
     violation: str | None
     trace: tuple[str, ...]
     cpu_s: float
+    recovered: int  # distinct ends that were checked for liveness
     distinct: dict[str, int]
 
 
-def search(model: HostModel) -> Searched:
-    """Walk breadth first over every state within the bounds, or up to the first violation."""
+def search(model: HostModel, *, checks_liveness: bool = False) -> Searched:
+    """Walk breadth first over every state within the bounds, or up to the first violation.
+
+    With `checks_liveness` every state must also recover once faults end.
+    """
     begun_s = time.process_time()
-    first = model.initial()
+    first = model.reduced(model.initial())
     came: dict[World, tuple[World, Action] | None] = {first: None}
     order, steps, limit = [first], 0, model.bounds.max_states
     found: tuple[World, str] | None = None
+    recovered: set[tuple[int, int]] = set()
     for world in order:
         broken = model.violation(world)
+        if checks_liveness and broken is None and model.ends(world) not in recovered:
+            recovered.add(model.ends(world))
+            broken = None if model.recovers(model.ends(world)) else "what it held can be granted again"
         if broken is not None:
             found = world, broken
             break
         if len(order) >= limit:
             break
-        for action, after in model.successors(world):
+        for action, reached in model.successors(world):
             steps += 1
+            after = model.reduced(reached)
             if after not in came:
                 came[after] = world, action
                 order.append(after)
@@ -460,7 +526,7 @@ def search(model: HostModel) -> Searched:
     trace = () if found is None else _trace(model, came, found[0])
     return Searched(
         len(order), steps, is_complete, found[1] if found else None, trace,
-        time.process_time() - begun_s, model.sizes(),
+        time.process_time() - begun_s, len(recovered), model.sizes(),
     )  # fmt: skip
 
 

@@ -5,7 +5,6 @@ Pure: each act takes a `Machine` and gives the next one with the reports it sent
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Final, NamedTuple
 
 from flyball_governor.bound import (
@@ -39,6 +38,7 @@ from flyball_governor.lease_keeper import (
     step,
 )
 from flyball_twin.lease_check_rules import Rules
+from flyball_wire.changed import changed
 from flyball_wire.lease import Lease, Report
 
 MAXIMUM: Final = 3
@@ -105,7 +105,7 @@ def deliver(at: Machine, kind: MachineKind, lease: Lease, key_generation: int = 
 
 def deliver_late(at: Machine, kind: MachineKind, lease: Lease) -> Step | None:
     """Hand the governor a lease that a broker kept until its life was over."""
-    old = replace(lease, stamp_ms=-lease.ttl_ms - 1)
+    old = changed(lease, stamp_ms=-lease.ttl_ms - 1)
     done = deliver(at, kind, old)
     if done is None or at.keeper is None or done[0].keeper is None or done[0].keeper.fence == at.keeper.fence:
         return None
@@ -117,12 +117,22 @@ def report_again(at: Machine, kind: MachineKind) -> Step | None:
     return _tell(at, kind, Tick(0))
 
 
+def fresh_report(at: Machine, kind: MachineKind) -> tuple[Machine, Report | None]:
+    """Let the governor send a report with a new stamp, whatever it says."""
+    if at.keeper is None or not at.keeper.is_reporting:
+        return at, None
+    keeper, effects = step(at.keeper, Tick(0), kind.rules.keeper)
+    reports = [effect.report for effect in effects if isinstance(effect, SendReport)]
+    keeper = changed(keeper, expires_ms=0, next_report_ms=0)
+    return at._replace(keeper=keeper, said=reports[-1]), reports[-1]
+
+
 def run_out(at: Machine, kind: MachineKind, seconds: int) -> Step | None:
     """Let the lease run out, hold, and ramp for some seconds; nothing is reported yet."""
     keeper = at.keeper
     if keeper is None or keeper.phase not in ("leased", "holding", "ramping"):
         return None
-    keeper = replace(keeper, expires_ms=-keeper.hold_ms - 1000 * seconds, next_report_ms=1)
+    keeper = changed(keeper, expires_ms=-keeper.hold_ms - 1000 * seconds, next_report_ms=1)
     return _absorb(at, step(keeper, Tick(0), kind.rules.keeper))
 
 
@@ -202,7 +212,7 @@ def reset(at: Machine, kind: MachineKind) -> Step | None:
         return None
     at, first = quiesced
     at = at._replace(cap=MAXIMUM, power=MAXIMUM, runs=False, hung=0)
-    gpu = with_read_back(replace(at.gpu, pending_milliwatts=(), settling_milliwatts=None), MAXIMUM, 0, 0)
+    gpu = with_read_back(changed(at.gpu, pending_milliwatts=(), settling_milliwatts=None), MAXIMUM, 0, 0)
     done = _tell(at._replace(gpu=gpu), kind, QuiesceEnded(_facts(gpu, kind), 0))
     return None if done is None else (done[0], first + done[1])
 
@@ -249,9 +259,9 @@ def _absorb(at: Machine, outcome: tuple[KeeperState, Iterable[KeeperEffect]]) ->
             at = at._replace(cap=MAXIMUM, power=MAXIMUM)
         elif isinstance(effect, SendReport):
             report = effect.report
-            if said is not None and report == replace(said, stamp_ms=report.stamp_ms):
-                keeper = replace(keeper, report_stamp_ms=said.stamp_ms)
+            if said is not None and report == changed(said, stamp_ms=report.stamp_ms):
+                keeper = changed(keeper, report_stamp_ms=said.stamp_ms)
             else:
                 said, reports = report, (*reports, report)
-    keeper = replace(keeper, expires_ms=0, next_report_ms=0, started_ms=0)
+    keeper = changed(keeper, expires_ms=0, next_report_ms=0, started_ms=0)
     return at._replace(keeper=keeper, said=said, runs=at.runs or keeper.is_gate_open), reports

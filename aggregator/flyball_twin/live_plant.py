@@ -53,7 +53,8 @@ class LivePlant:
         if self.file.header.step_count % STATE_EVERY == 0:
             self._write_state(demand)
         self._write_clocks()
-        seconds = self._meter.record(step_s, self.plant.host_power_w, self.plant.uncapped_host_w)
+        unmanaged_w = self.file.header.unmanaged_load_mw * 1e-3
+        seconds = self._meter.record(step_s, self.plant.host_power_w, self.plant.uncapped_host_w, unmanaged_w)
         self._write_header(seconds)
         return seconds
 
@@ -118,7 +119,7 @@ class LivePlant:
         self._hosts["host_power_mw"] = plant.host_power_w * 1e3
         own_w = plant.host_power_w - np.add.reduceat(plant.power_w, plant.boards.host_starts)
         self._hosts["gpu_power_mw"] = (plant.host_power_w - own_w) * 1e3
-        header.site_power_mw = round(float(plant.host_power_w.sum()) * 1e3)
+        header.site_power_mw = round(float(plant.host_power_w.sum()) * 1e3) + header.unmanaged_load_mw
         header.step_count += 1
         header.stepped_at_ns = time.monotonic_ns()
         for second in seconds:

@@ -66,7 +66,8 @@ class PlantHeader(LittleEndianStructure):
     load_released: U32
     stop_requested: U32
     load_started_at_ns: U64
-    reserved: Annotated[Array[c_uint8], c_uint8 * 104]
+    unmanaged_load_mw: U64
+    reserved: Annotated[Array[c_uint8], c_uint8 * 96]
 
 
 @laid_out

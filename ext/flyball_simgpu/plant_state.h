@@ -50,7 +50,8 @@ typedef struct {            /* 256 bytes */
     /* C: the load may start (1); P: when it did, 0 before. */
     uint32_t load_released, stop_requested;
     uint64_t load_started_at_ns;
-    uint8_t reserved[104];
+    uint64_t unmanaged_load_mw; /* C: what else hangs on the site's meter */
+    uint8_t reserved[96];
 } FbHeader;
 
 typedef struct {            /* 512 bytes */

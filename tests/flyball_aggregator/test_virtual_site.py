@@ -1,7 +1,9 @@
 """The whole budget in virtual time: real loop, ledger and store against hosts that follow their leases."""
 
+import asyncio
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,9 @@ async def test_limit_drop_is_met_in_two_seconds_and_takes_no_raise_meanwhile(sma
 
     assert small.wall_w <= 16_000.0
     assert small.seconds_over <= 1
+    await small.seconds(3)
+    assert small.loop.seconds_in_descent[0] <= 5
+    assert small.loop.seconds_over[0] <= 2
 
 
 async def test_watts_of_a_silent_host_are_never_given_away(small: SmallSite) -> None:
@@ -246,3 +251,72 @@ async def test_more_important_tier_is_served_first(tmp_path: Path) -> None:
     assert small.hosts["host-0"].cap_milliwatts == pytest.approx(GPUS * 700_000, rel=0.01)
     assert small.hosts["host-1"].cap_milliwatts < GPUS * 320_000
     assert small.seconds_over == 0
+
+
+async def test_a_cut_limit_is_decided_on_between_two_seconds_and_counts_as_none(small: SmallSite) -> None:
+    await small.seconds(5)
+    ticks = small.loop.ticks
+    small.loop.limits.put("feed", "grid", 16_000.0, small.now_s)
+
+    await small.loop.tick(is_between=True)
+    await small.loop.wait_sent()
+
+    assert small.wall_w <= 16_000.0
+    assert small.loop.ticks == ticks
+
+
+async def test_a_cut_limit_makes_no_unmanaged_load_of_the_cuts_in_flight(small: SmallSite) -> None:
+    for host in small.hosts.values():
+        host.want_w = 300.0
+    await small.seconds(20)
+    before_w = float(small.loop.snapshot.columns.unmanaged_w[0]) if small.loop.snapshot else 0.0
+    for host in small.hosts.values():
+        host.want_w = 340.0
+    small.loop.limits.put("feed", "grid", 16_000.0, small.now_s)
+
+    snapshot = await small.seconds(5)
+
+    assert snapshot.columns.unmanaged_w[0] == before_w
+
+
+async def apply(small: SmallSite, site: Site) -> None:
+    taking = asyncio.create_task(small.loop.take_site(site))
+    await asyncio.sleep(0)
+    await small.second()
+    await taking
+
+
+async def test_a_rating_is_changed_live_and_held_without_a_stop(small: SmallSite) -> None:
+    await small.seconds(8)
+    lower = tuple(replace(element, rating_w=16_000.0) for element in small.loop.parts.fleet.site.elements)
+
+    await apply(small, replace(small.loop.parts.fleet.site, elements=lower))
+    await small.seconds(2)
+
+    assert small.limit_w == 16_000.0
+    assert small.wall_w <= 16_000.0
+
+
+async def test_a_row_and_hosts_in_another_order_are_adopted_live(small: SmallSite) -> None:
+    await small.seconds(8)
+    site = small.loop.parts.fleet.site
+    rack = Element("rack", "rack", parents=(Parent("feed"),), rating_w=4_000.0)
+    hosts = tuple(replace(host, element="rack" if host.name == "host-0" else "feed") for host in reversed(site.hosts))
+
+    await apply(small, replace(site, elements=(*site.elements, rack), hosts=hosts))
+    snapshot = await small.seconds(3)
+
+    assert small.hosts["host-0"].wall_w <= 4_000.0
+    assert [row.name for row in snapshot.rows] == ["feed", "rack"]
+    assert small.loop.parts.fleet.hosts["host-0"].index == 3
+    assert small.seconds_over == 0
+
+
+async def test_a_host_does_not_vanish_from_a_running_site(small: SmallSite) -> None:
+    await small.seconds(3)
+    site = small.loop.parts.fleet.site
+
+    with pytest.raises(ValueError, match=r"host-3.*released or written off"):
+        await apply(small, replace(site, hosts=site.hosts[:3]))
+
+    assert len(small.loop.parts.fleet.hosts) == 4

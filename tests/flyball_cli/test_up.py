@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,10 @@ from typing import Any
 import aiomqtt
 import pytest
 
+from flyball_cli.api_client import ApiClient
 from flyball_cli.broker import BrokerKind
+from flyball_simgpu.control import sim_environment
+from flyball_simgpu.plant_state import create
 from flyball_wire.facility import FleetPower, from_json
 
 pytestmark = pytest.mark.broker
@@ -29,11 +32,16 @@ class Site:
     process: asyncio.subprocess.Process
     state: Path
 
-    async def lines(self) -> AsyncIterator[str]:
-        """Yield what it tells on stderr."""
+    async def governed(self) -> list[str]:
+        """Wait until every lease is acknowledged; return what it told until then."""
         assert self.process.stderr is not None
-        async for line in self.process.stderr:
-            yield line.decode().strip()
+        told = []
+        async with asyncio.timeout(UP_S):
+            async for line in self.process.stderr:
+                told.append(line.decode().strip())
+                if told[-1].startswith("every lease is acknowledged"):
+                    return told
+        raise AssertionError("\n".join(told) + logs_of(self.state))
 
     async def result(self) -> dict[str, Any]:
         """Wait for its end and return the JSON it printed."""
@@ -45,9 +53,12 @@ class Site:
 
 
 @contextlib.asynccontextmanager
-async def site(state: Path, broker: BrokerKind, *flags: str) -> AsyncIterator[Site]:
-    """Run `flyball up` on private ports for the length of the block."""
-    command = [sys.executable, "-m", "flyball_cli", "up", "--json", "--hosts", "2", "--gpus", "2", "--simulated-only"]
+async def site(
+    state: Path, broker: BrokerKind, *flags: str, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Site]:
+    """Run `flyball up` on private ports for the length of the block; with an environment, on own GPUs as well."""
+    command = [sys.executable, "-m", "flyball_cli", "up", "--json", "--hosts", "2", "--gpus", "2"]
+    command += [] if environment else ["--simulated-only"]
     command += [
         "--limit-w",
         str(LIMIT_W),
@@ -61,7 +72,11 @@ async def site(state: Path, broker: BrokerKind, *flags: str) -> AsyncIterator[Si
         str(state),
     ]
     process = await asyncio.create_subprocess_exec(
-        *command, *flags, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *command,
+        *flags,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **(environment or {})},
     )
     try:
         yield Site(process, state)
@@ -105,12 +120,8 @@ async def test_no_second_is_over_the_limit_whatever_is_killed(tmp_path: Path, br
 
 async def test_a_facility_reads_draw_limit_and_headroom_as_json(tmp_path: Path, broker_kind: BrokerKind) -> None:
     async with site(tmp_path, broker_kind, "--for", "60") as running:
-        port = 0
-        async for line in running.lines():
-            if line.startswith("broker: "):
-                port = int(line.rsplit(":", 1)[1])
-            if line.startswith("every lease is acknowledged"):
-                break
+        told = await running.governed()
+        port = next(int(line.rsplit(":", 1)[1]) for line in told if line.startswith("broker: "))
         async with asyncio.timeout(UP_S), aiomqtt.Client("127.0.0.1", port) as client:
             await client.subscribe("flyball/v1/local/fleet/power")
             async for message in client.messages:
@@ -127,12 +138,28 @@ async def test_a_facility_reads_draw_limit_and_headroom_as_json(tmp_path: Path, 
 
 async def test_an_interrupt_ends_every_process(tmp_path: Path) -> None:
     async with site(tmp_path, "nats", "--for", "60") as running:
-        async for line in running.lines():
-            if line.startswith("every lease is acknowledged"):
-                break
+        await running.governed()
         assert len(pids_under(tmp_path)) > 6
 
         running.process.send_signal(signal.SIGINT)
         await running.result()
 
     assert pids_under(tmp_path) == []
+
+
+async def test_gpus_of_this_machine_are_one_more_host_in_observe(tmp_path: Path) -> None:
+    """The simulated library stands in for this machine's own, as the loader finds it."""
+    with create(tmp_path / "own", hosts=["own"], gpus=2) as own:
+        default_milliwatts = own.gpu("own", 0).default_limit_mw
+        environment = sim_environment(tmp_path / "own", "own")
+        async with site(tmp_path / "up", "nats", "--for", "60", environment=environment) as running:
+            told = await running.governed()
+            client = ApiClient(next(line.split("page: ")[1] for line in told if "page: " in line))
+            async with asyncio.timeout(UP_S):
+                view = await asyncio.to_thread(client.get, "/v1/hosts/this-machine")
+                while view["mode"] is None:
+                    view = await asyncio.to_thread(client.get, "/v1/hosts/this-machine")
+
+        assert view["mode"] == "observe"
+        assert view["committed_watts"] == view["maximum_watts"]
+        assert [own.gpu("own", gpu).requested_limit_mw for gpu in range(2)] == [default_milliwatts] * 2

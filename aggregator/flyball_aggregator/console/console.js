@@ -2,7 +2,7 @@
 "use strict";
 
 const HISTORY_S = 600;
-const history = [];
+const seconds = [];
 const byId = (id) => document.getElementById(id);
 
 function watts(value, digits = 2) {
@@ -58,10 +58,10 @@ function showStatus(status) {
 }
 
 function remember(status) {
-  history.push({ time: Date.parse(status.time) / 1000, draw: status.draw_watts, limit: status.limit_watts,
+  seconds.push({ time: Date.parse(status.time) / 1000, draw: status.draw_watts, limit: status.limit_watts,
     committed: status.committed_watts });
-  const oldest = history[history.length - 1].time - HISTORY_S;
-  while (history.length && history[0].time < oldest) history.shift();
+  const oldest = seconds[seconds.length - 1].time - HISTORY_S;
+  while (seconds.length && seconds[0].time < oldest) seconds.shift();
 }
 
 function drawHistory() {
@@ -72,14 +72,14 @@ function drawHistory() {
   canvas.height = height * ratio;
   const pen = canvas.getContext("2d");
   pen.scale(ratio, ratio);
-  if (history.length < 2) return;
+  if (seconds.length < 2) return;
   const colour = (name) => {
     const probe = byId("history").parentElement.querySelector(`.key.${name}`);
     return getComputedStyle(probe).backgroundColor;
   };
-  const end = history[history.length - 1].time;
-  const span = Math.max(60, Math.min(HISTORY_S, end - history[0].time));
-  const top = 1.06 * Math.max(...history.map((point) => Math.max(point.limit, point.draw || 0, point.committed)));
+  const end = seconds[seconds.length - 1].time;
+  const span = Math.max(60, Math.min(HISTORY_S, end - seconds[0].time));
+  const top = 1.06 * Math.max(...seconds.map((point) => Math.max(point.limit, point.draw || 0, point.committed)));
   const x = (time) => width - ((end - time) / span) * width;
   const y = (value) => height - (value / top) * (height - 4);
   area(pen, "committed", colour("committed"), x, y, height, 0.55);
@@ -98,7 +98,7 @@ function area(pen, name, colour, x, y, floor, opacity) {
     pen.fill();
     start = null;
   };
-  for (const point of history) {
+  for (const point of seconds) {
     if (point[name] === null) { close(); continue; }
     last = x(point.time);
     if (start === null) { start = last; pen.beginPath(); pen.moveTo(last, y(point[name])); }
@@ -112,7 +112,7 @@ function line(pen, name, colour, x, y) {
   pen.strokeStyle = colour;
   pen.lineWidth = 2;
   pen.beginPath();
-  history.forEach((point, index) => (index ? pen.lineTo(x(point.time), y(point[name])) : pen.moveTo(x(point.time), y(point[name]))));
+  seconds.forEach((point, index) => (index ? pen.lineTo(x(point.time), y(point[name])) : pen.moveTo(x(point.time), y(point[name]))));
   pen.stroke();
 }
 
@@ -141,6 +141,23 @@ function makeRow(body) {
   line.cells[1].className = "wide";
   line.cells[1].append(makeBar());
   return line;
+}
+
+function showHealth(health) {
+  const card = byId("health");
+  card.hidden = !health || (!health.incidents.length && health.mode === "normal");
+  if (card.hidden) return;
+  const out = health.hosts_out.length ? `; out of work: ${health.hosts_out.join(", ")}` : "";
+  const why = health.mode === "normal" ? "" : ` (${health.mode_why})`;
+  byId("health-mode").textContent = `${health.open_incidents} open, mode ${health.mode}${why}${out}`;
+  const body = byId("incidents").tBodies[0];
+  body.replaceChildren(...health.incidents.map((incident) => {
+    const line = element("tr");
+    line.append(element("td", "", incident.name), element("td", "", incident.entity),
+      element("td", "", incident.codes.join(", ")), element("td", "", incident.state));
+    if (incident.is_injected) line.firstChild.append(element("span", "tag", "drill"));
+    return line;
+  }));
 }
 
 function showHosts(picture) {
@@ -209,6 +226,7 @@ function show(picture) {
   drawHistory();
   showRows(picture.rows);
   showHosts(picture);
+  showHealth(picture.health);
 }
 
 function setLink(className, text) {
@@ -235,7 +253,7 @@ async function loadHistory() {
   try {
     const answer = await fetch("/v1/power");
     const past = (await answer.json()).power;
-    history.unshift(...past.map((second) => ({ time: second.time_s, draw: second.draw_w, limit: second.limit_w,
+    seconds.unshift(...past.map((second) => ({ time: second.time_s, draw: second.draw_w, limit: second.limit_w,
       committed: second.committed_w + second.unmanaged_w })));
   } catch { /* the stream fills it */ }
 }

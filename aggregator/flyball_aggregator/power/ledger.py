@@ -7,7 +7,6 @@ share what did not change (see frozen_table), so that a step costs O(sqrt(hosts)
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Final
 
 from flyball_aggregator.power.frozen_table import FrozenTable
@@ -47,6 +46,7 @@ from flyball_aggregator.power.ledger_rows import Row, RowState, headroom_of, roo
 from flyball_aggregator.power.ledger_rules import ALL_LEDGER_RULES, LedgerRules
 from flyball_aggregator.power.ledger_site import change_host, change_rows
 from flyball_aggregator.power.ledger_state import LedgerState, Outcome, recounted, with_host
+from flyball_wire.changed import changed
 from flyball_wire.lease import Fence
 
 __all__ = [
@@ -74,18 +74,18 @@ def step(state: LedgerState, event: LedgerEvent, rules: LedgerRules = ALL_LEDGER
         case GrantWanted():
             return grant(state, event, rules)
         case RowLimitChanged():
-            row = replace(
+            row = changed(
                 state.rows[event.row],
                 limit_milliwatts=event.limit_milliwatts,
                 constant_milliwatts=event.constant_milliwatts,
             )
-            return replace(state, rows=state.rows.with_item(row.name, row)), ()
+            return changed(state, rows=state.rows.with_item(row.name, row)), ()
         case EpochStarted():
             return _start_epoch(state, event, rules), ()
         case Deposed():
-            return replace(state, epoch=0), ()
+            return changed(state, epoch=0), ()
         case LogAbility(can_log=can_log):
-            return replace(state, can_log=can_log), ()
+            return changed(state, can_log=can_log), ()
         case RowsChanged(rows=rows):
             return change_rows(state, rows, rules)
         case ReleaseWanted():
@@ -143,11 +143,11 @@ def _report(state: LedgerState, event: ReportReceived, rules: LedgerRules) -> Ou
         return state, (Alarm(report.host, "unauthenticated", "a report that its governor's key did not sign"),)
     if rules.restore_counts_maximum and state.epoch and _is_unheard_of(state, host, report.fence):
         return _forget(state, host, report.fence)
-    changed, alarm = with_report(host, report, Fence(state.epoch, state.seq), rules)
-    if changed is host:
+    after, alarm = with_report(host, report, Fence(state.epoch, state.seq), rules)
+    if after is host:
         return state, ()
-    state, changed = with_host(state, changed)
-    log = (LogHost(changed),) if _is_worth_logging(host, changed) else ()
+    state, after = with_host(state, after)
+    log = (LogHost(after),) if _is_worth_logging(host, after) else ()
     return state, log if alarm is None else (*log, Alarm(host.host, "conflict", alarm))
 
 
@@ -163,14 +163,14 @@ def _forget(state: LedgerState, host: HostLedger, fence: Fence) -> Outcome:
     if fence.epoch > state.epoch + MAX_EPOCH_JUMP:
         return state, (Alarm(host.host, "implausible_fence", f"a report with epoch {fence.epoch}"),)
     alarm = Alarm(host.host, "restored", f"heard fence {fence.epoch}.{fence.seq}, of which there is no record")
-    return replace(state, epoch=0), (TakeEpoch(max(fence.epoch, state.epoch)), alarm)
+    return changed(state, epoch=0), (TakeEpoch(max(fence.epoch, state.epoch)), alarm)
 
 
 def _start_epoch(state: LedgerState, event: EpochStarted, rules: LedgerRules) -> LedgerState:
-    state = replace(state, epoch=event.epoch, seq=0, epochs=dict(event.epochs))
+    state = changed(state, epoch=event.epoch, seq=0, epochs=dict(event.epochs))
     if not event.is_restored or not rules.restore_counts_maximum:
         return state
-    state = replace(state, forgiven_below_epoch=event.epoch)
+    state = changed(state, forgiven_below_epoch=event.epoch)
     for host in tuple(state.hosts.values()):
         state, _ = with_host(state, forgotten(host))
     return state

@@ -1,7 +1,5 @@
 """How the ledger grants: a lease, a probe or a release, each logged before it is sent; or a refusal with its reason."""
 
-from dataclasses import replace
-
 from flyball_aggregator.power.ledger_events import (
     GrantKind,
     GrantWanted,
@@ -16,6 +14,7 @@ from flyball_aggregator.power.ledger_host import Candidate, HostLedger, counted_
 from flyball_aggregator.power.ledger_rows import full_row, headroom_of
 from flyball_aggregator.power.ledger_rules import LedgerRules
 from flyball_aggregator.power.ledger_state import LedgerState, Outcome, with_host
+from flyball_wire.changed import changed
 from flyball_wire.lease import Fence, Lease
 
 
@@ -52,7 +51,10 @@ def _cannot_grant(state: LedgerState, host: HostLedger, event: GrantWanted, rule
         return Refused(name, "below_minimum", f"{wanted} mW, its minimum is {host.minimum_milliwatts} mW")
     if wanted > host.maximum_milliwatts:
         return Refused(name, "above_maximum", f"{wanted} mW, its maximum is {host.maximum_milliwatts} mW")
-    if not state.can_log and (host.counts_maximum or host.sent_milliwatts is None or wanted > host.sent_milliwatts):
+    shown = (
+        None if host.counts_maximum else host.bound_milliwatts
+    )  # all of it was logged once; what was sent may not be
+    if not state.can_log and (shown is None or wanted > shown):
         return Refused(name, "cannot_log", "the store takes no writes: no raises")
     return None
 
@@ -74,14 +76,14 @@ def _is_due(state: LedgerState, host: HostLedger, wanted: int, now_ms: int) -> b
 
 def _log_and_send(state: LedgerState, host: HostLedger, wanted: int, event: GrantWanted, rules: LedgerRules) -> Outcome:
     fence = Fence(state.epoch, state.seq + 1)
-    sent = replace(host, sent_milliwatts=wanted, sent_ms=event.now_ms, sent_stamp_ms=host.stamp_ms)
+    sent = changed(host, sent_milliwatts=wanted, sent_ms=event.now_ms, sent_stamp_ms=host.stamp_ms)
     granted = with_grant(sent, fence, wanted)
     rise = counted_milliwatts(granted) - host.commitment_milliwatts
     row = full_row(state.rows, state.coefficients.get(host.host, ()), rise) if rise > 0 else None
     if row is not None:
         detail = f"{wanted} mW would take {rise} mW more, {headroom_of(row)} mW are left"
         return state, (Refused(host.host, "row_full", detail, row.name),)
-    state, granted = with_host(replace(state, seq=fence.seq), granted)
+    state, granted = with_host(changed(state, seq=fence.seq), granted)
     lease = _lease(state, granted, host.host, wanted, event.safe_milliwatts)
     kind: GrantKind = "lease" if state.can_log else "lower"
     log = (LogGrant(host.host, lease.incarnation, fence, wanted, kind),) if rules.logs_before_send else ()
@@ -90,7 +92,7 @@ def _log_and_send(state: LedgerState, host: HostLedger, wanted: int, event: Gran
 
 def _probe(state: LedgerState, host: HostLedger, candidate: Candidate) -> Outcome:
     fence = Fence(state.epoch, state.seq + 1)
-    state, host = with_host(replace(state, seq=fence.seq), with_probe(host, candidate, fence))
+    state, host = with_host(changed(state, seq=fence.seq), with_probe(host, candidate, fence))
     lease = _lease(state, candidate, host.host, None, 0)
     return state, (LogGrant(host.host, candidate.incarnation, fence, None, "probe"), SendLease(lease))
 
@@ -118,13 +120,13 @@ def send_release(state: LedgerState, host: HostLedger) -> Outcome:
             Refused(host.host, "not_heard", "a release needs a leader, a store and a governor that answers"),
         )
     fence = Fence(state.epoch, state.seq + 1)
-    granted = replace(with_grant(host, fence, host.maximum_milliwatts), released_at=fence)
+    granted = changed(with_grant(host, fence, host.maximum_milliwatts), released_at=fence)
     rise = counted_milliwatts(granted) - host.commitment_milliwatts
     row = full_row(state.rows, state.coefficients.get(host.host, ()), rise) if rise > 0 else None
     if row is not None:
         detail = f"its maximum takes {rise} mW more, {headroom_of(row)} mW are left"
         return state, (Refused(host.host, "row_full", detail, row.name),)
-    state, granted = with_host(replace(state, seq=fence.seq), granted)
+    state, granted = with_host(changed(state, seq=fence.seq), granted)
     incarnation = granted.incarnation or ""
     release = SendRelease(host.host, incarnation, fence, granted.stamp_ms, state.settings.ttl_ms)
     return state, (

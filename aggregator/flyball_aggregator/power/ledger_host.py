@@ -1,9 +1,10 @@
 """One host as the ledger knows it, and what a report of it changes: the only messages that lower a commitment."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from flyball_aggregator.power.ledger_rules import ALL_LEDGER_RULES, LedgerRules
+from flyball_wire.changed import changed
 from flyball_wire.lease import NO_FENCE, Fence, Report
 
 MAX_STAIRS: Final = 32  # outstanding grants kept apart; beyond, the two oldest are counted as one, never less
@@ -93,7 +94,7 @@ def with_grant(host: HostLedger, fence: Fence, milliwatts: int) -> HostLedger:
     stairs.append(Grant(fence, milliwatts))
     if len(stairs) > MAX_STAIRS:
         stairs[:2] = [Grant(stairs[1].fence, stairs[0].milliwatts)]
-    return replace(host, outstanding=tuple(stairs))
+    return changed(host, outstanding=tuple(stairs))
 
 
 def with_report(
@@ -122,7 +123,7 @@ def with_report(
 def with_probe(host: HostLedger, candidate: Candidate, fence: Fence) -> HostLedger:
     """Return the host with a logged probe that names the candidate."""
     first = candidate.first_probe if candidate.first_probe is not None else fence
-    return replace(host, candidate=replace(candidate, first_probe=first, last_probe=fence))
+    return changed(host, candidate=changed(candidate, first_probe=first, last_probe=fence))
 
 
 def forgotten(host: HostLedger) -> HostLedger:
@@ -130,7 +131,7 @@ def forgotten(host: HostLedger) -> HostLedger:
 
     Locks and out-of-band caps on record may have been undone since as well: they count again when they are read again.
     """
-    return replace(
+    return changed(
         host, is_unfenced=True, incarnation=None, fence=NO_FENCE, stamp_ms=0, outstanding=(), candidate=None,
         sent_milliwatts=None, sent_stamp_ms=-1, released_at=None, is_locked_off=False, out_of_band_milliwatts=None,
     )  # fmt: skip
@@ -140,7 +141,7 @@ def locked_off(host: HostLedger) -> HostLedger:
     """Return a host proven to be without power: its incarnation is dead and so is every grant that names it."""
     gone = () if host.incarnation is None else (host.incarnation,)
     least = max(host.minimum_milliwatts, host.boot_share_milliwatts) if host.minimum_milliwatts else None
-    return replace(
+    return changed(
         host, is_locked_off=True, incarnation=None, outstanding=(), candidate=None, counts_maximum=False,
         bound_milliwatts=least, past=(*gone, *host.past)[:MAX_PAST], sent_milliwatts=None, is_unfenced=False,
     )  # fmt: skip
@@ -169,7 +170,7 @@ def _taken(host: HostLedger, report: Report, bound: int, now: Fence) -> HostLedg
         outstanding = tuple(grant for grant in outstanding if grant.fence > fence)
     if candidate is not None and fence > candidate.heard_after:
         candidate = None  # the current governor is alive and holds the host's only write lock
-    return replace(
+    return changed(
         host,
         maximum_milliwatts=max(host.maximum_milliwatts, report.maximum_milliwatts),
         minimum_milliwatts=report.minimum_milliwatts,
@@ -200,13 +201,13 @@ def _from_other(host: HostLedger, report: Report, now: Fence, rules: LedgerRules
             return _acked_probe(host, report, now, is_past=is_past, rules=rules)
         if report.stamp_ms <= known.stamp_ms:
             return host, None
-        known = replace(known, stamp_ms=report.stamp_ms, bound_milliwatts=_candidate_bound(host, report, is_past))
-        return replace(host, candidate=known), None
+        known = changed(known, stamp_ms=report.stamp_ms, bound_milliwatts=_candidate_bound(host, report, is_past))
+        return changed(host, candidate=known), None
     if known is not None and is_past:
         return host, None
     bound = _candidate_bound(host, report, is_past)
     heard = Candidate(report.incarnation, report.boot_id, report.stamp_ms, bound, heard_after=now)
-    return replace(host, candidate=heard), None
+    return changed(host, candidate=heard), None
 
 
 def _acks(candidate: Candidate, fence: Fence) -> bool:
@@ -226,12 +227,12 @@ def _acked_probe(
     if is_past and rules.conflict_counts_maximum:
         return _in_conflict(host, report, "two live governors report under one host id")
     alarm = "it answers though its outlet is locked off" if host.is_locked_off else None
-    return replace(_become_current(host, report, now), is_locked_off=False), alarm
+    return changed(_become_current(host, report, now), is_locked_off=False), alarm
 
 
 def _become_current(host: HostLedger, report: Report, now: Fence) -> HostLedger:
     gone = () if host.incarnation is None else (host.incarnation,)
-    fresh = replace(
+    fresh = changed(
         host, incarnation=report.incarnation, boot_id=report.boot_id, candidate=None, released_at=None,
         past=(*gone, *host.past)[:MAX_PAST], sent_milliwatts=None, sent_stamp_ms=-1,
     )  # fmt: skip
@@ -239,4 +240,4 @@ def _become_current(host: HostLedger, report: Report, now: Fence) -> HostLedger:
 
 
 def _in_conflict(host: HostLedger, report: Report, why: str) -> tuple[HostLedger, str]:
-    return replace(host, conflict=why, other_maximum_milliwatts=report.maximum_milliwatts), why
+    return changed(host, conflict=why, other_maximum_milliwatts=report.maximum_milliwatts), why

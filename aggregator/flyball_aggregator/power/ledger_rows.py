@@ -1,7 +1,7 @@
 """Rows as the ledger keeps them: limits, running sums, and which host counts where."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from flyball_aggregator.power.frozen_table import FrozenTable
@@ -54,7 +54,8 @@ def with_change(
     """Return the rows after one host's commitment moved."""
     for name, ppm in shares:
         row = rows[name]
-        rows = rows.with_item(name, replace(row, committed_ppm=row.committed_ppm + delta_milliwatts * ppm))
+        committed_ppm = row.committed_ppm + delta_milliwatts * ppm
+        rows = rows.with_item(name, RowState(name, row.limit_milliwatts, row.constant_milliwatts, committed_ppm))
     return rows
 
 

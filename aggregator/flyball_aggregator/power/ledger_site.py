@@ -1,7 +1,6 @@
 """What operators, the site file and hardware outside the host change in the ledger."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from flyball_aggregator.power.frozen_table import FrozenTable
 from flyball_aggregator.power.ledger_events import (
@@ -22,6 +21,7 @@ from flyball_aggregator.power.ledger_host import HostLedger, counted_milliwatts,
 from flyball_aggregator.power.ledger_rows import Row, coefficients_by_host, full_row, headroom_of, rows_with_sums
 from flyball_aggregator.power.ledger_rules import LedgerRules
 from flyball_aggregator.power.ledger_state import LedgerState, Outcome, with_host
+from flyball_wire.changed import changed
 
 HostEvent = HostEnrolled | HostRemoved | ConflictCleared | OutOfBandCap | OutletLocked | OutletUnlockWanted | HostSilent
 
@@ -40,8 +40,8 @@ def change_host(state: LedgerState, event: HostEvent, rules: LedgerRules) -> Out
         case OutletUnlockWanted(host=name):
             return _unlock(state, state.hosts[name])
         case ConflictCleared():
-            host = replace(forgotten(state.hosts[event.host]), conflict=None, other_maximum_milliwatts=0, past=())
-            state, effects = _logged(state, replace(host, gpu_uuids=event.gpu_uuids))
+            host = changed(forgotten(state.hosts[event.host]), conflict=None, other_maximum_milliwatts=0, past=())
+            state, effects = _logged(state, changed(host, gpu_uuids=event.gpu_uuids))
             return state, (*effects, Alarm(event.host, "conflict_cleared", f"by {event.operator}"))
         case HostSilent():
             return _hear_nothing(state, event, rules)
@@ -65,7 +65,7 @@ def change_rows(state: LedgerState, rows: tuple[Row, ...], rules: LedgerRules) -
             if rules.removal_needs_proof and row in names and row not in declared.get(host, {}):
                 carried.append((row, host))
                 declared.setdefault(host, {})[row] = ppm
-    state = _with_coefficients(replace(state, carried=tuple(carried)), rows, declared)
+    state = _with_coefficients(changed(state, carried=tuple(carried)), rows, declared)
     return state, (LogMembers(tuple(state.coefficients.items())),)
 
 
@@ -74,7 +74,7 @@ def _with_coefficients(
 ) -> LedgerState:
     coefficients = FrozenTable((host, tuple(sorted(shares.items()))) for host, shares in declared.items())
     commitments = {host: state.hosts[host].commitment_milliwatts for host in coefficients}
-    return replace(state, coefficients=coefficients, rows=rows_with_sums(rows, coefficients, commitments))
+    return changed(state, coefficients=coefficients, rows=rows_with_sums(rows, coefficients, commitments))
 
 
 def _logged(state: LedgerState, host: HostLedger) -> Outcome:
@@ -84,7 +84,7 @@ def _logged(state: LedgerState, host: HostLedger) -> Outcome:
 
 def _enrolled(state: LedgerState, event: HostEnrolled) -> HostLedger:
     known = state.hosts.get(event.host, HostLedger(event.host, event.maximum_milliwatts))
-    return replace(
+    return changed(
         known,
         maximum_milliwatts=max(event.maximum_milliwatts, known.maximum_milliwatts),
         boot_share_milliwatts=event.boot_share_milliwatts,
@@ -98,7 +98,7 @@ def _remove(state: LedgerState, event: HostRemoved) -> Outcome:
     if not event.operator:
         return state, (Refused(host.host, "not_released", "a removal needs the operator's name"),)
     if event.proof == "write_off":
-        state, effects = _logged(state, replace(host, is_revoked=True))
+        state, effects = _logged(state, changed(host, is_revoked=True))
         return state, (*effects, Alarm(host.host, "written_off", f"by {event.operator}: its certificate is revoked"))
     is_released = host.released_at is not None and host.fence >= host.released_at
     if not is_released or event.row is None or (event.row, event.host) not in state.carried:
@@ -112,9 +112,9 @@ def _without(state: LedgerState, row: str, host: HostLedger) -> LedgerState:
     shares = state.coefficients[host.host]
     gone = [(name, ppm) for name, ppm in shares if name == row]
     at = state.rows[row]
-    at = replace(at, committed_ppm=at.committed_ppm - sum(ppm for _, ppm in gone) * host.commitment_milliwatts)
+    at = changed(at, committed_ppm=at.committed_ppm - sum(ppm for _, ppm in gone) * host.commitment_milliwatts)
     left = tuple(share for share in shares if share[0] != row)
-    return replace(
+    return changed(
         state,
         rows=state.rows.with_item(row, at),
         coefficients=state.coefficients.with_item(host.host, left),
@@ -124,24 +124,24 @@ def _without(state: LedgerState, row: str, host: HostLedger) -> LedgerState:
 
 def _cap_out_of_band(state: LedgerState, host: HostLedger, milliwatts: int | None) -> Outcome:
     """Count a cap the management controller enforces at once; lift it only where the host then still fits."""
-    changed = replace(host, out_of_band_milliwatts=milliwatts)
-    return _logged_if_it_fits(state, host, changed, "lifting the out-of-band cap")
+    capped = changed(host, out_of_band_milliwatts=milliwatts)
+    return _logged_if_it_fits(state, host, capped, "lifting the out-of-band cap")
 
 
 def _unlock(state: LedgerState, host: HostLedger) -> Outcome:
     if not host.is_locked_off:
         return state, (UnlockOutlet(host.host),)
-    state, effects = _logged_if_it_fits(state, host, replace(host, is_locked_off=False), "switching it on")
+    state, effects = _logged_if_it_fits(state, host, changed(host, is_locked_off=False), "switching it on")
     if state.hosts[host.host].is_locked_off:
         return state, effects
     return state, (*effects, UnlockOutlet(host.host))
 
 
-def _logged_if_it_fits(state: LedgerState, host: HostLedger, changed: HostLedger, what: str) -> Outcome:
-    rise = counted_milliwatts(changed) - host.commitment_milliwatts
+def _logged_if_it_fits(state: LedgerState, host: HostLedger, after: HostLedger, what: str) -> Outcome:
+    rise = counted_milliwatts(after) - host.commitment_milliwatts
     row = full_row(state.rows, state.coefficients.get(host.host, ()), rise) if rise > 0 else None
     if row is None:
-        return _logged(state, changed)
+        return _logged(state, after)
     detail = f"{what} takes {rise} mW more, {headroom_of(row)} mW are left"
     return state, (Refused(host.host, "row_full", detail, row.name),)
 
@@ -151,5 +151,5 @@ def _hear_nothing(state: LedgerState, event: HostSilent, rules: LedgerRules) -> 
     alarm = Alarm(event.host, "silent", f"not heard; a meter reads {event.reading_milliwatts} mW")
     if rules.silent_keeps_watts or event.reading_milliwatts is None:
         return state, (alarm,)
-    freed = replace(state.hosts[event.host], bound_milliwatts=event.reading_milliwatts, outstanding=())
+    freed = changed(state.hosts[event.host], bound_milliwatts=event.reading_milliwatts, outstanding=())
     return with_host(state, freed)[0], (alarm,)

@@ -1,12 +1,13 @@
 """All that the ledger knows, and the one way to change a host in it: row sums follow its commitment."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from flyball_aggregator.power.frozen_table import FrozenTable
 from flyball_aggregator.power.ledger_events import LedgerEffect, LedgerSettings
 from flyball_aggregator.power.ledger_host import HostLedger, counted_milliwatts
 from flyball_aggregator.power.ledger_rows import Coefficients, RowState, with_change
+from flyball_wire.changed import changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ Outcome = tuple[LedgerState, tuple[LedgerEffect, ...]]
 def recounted(host: HostLedger) -> HostLedger:
     """Return the host with the commitment that follows from the rest of it."""
     counted = counted_milliwatts(host)
-    return host if counted == host.commitment_milliwatts else replace(host, commitment_milliwatts=counted)
+    return host if counted == host.commitment_milliwatts else changed(host, commitment_milliwatts=counted)
 
 
 def with_host(state: LedgerState, host: HostLedger) -> tuple[LedgerState, HostLedger]:
@@ -42,5 +43,5 @@ def with_host(state: LedgerState, host: HostLedger) -> tuple[LedgerState, HostLe
     delta = host.commitment_milliwatts - (known.commitment_milliwatts if known is not None else 0)
     hosts, shares = state.hosts.with_item(host.host, host), state.coefficients.get(host.host, ())
     if not delta or not shares:
-        return replace(state, hosts=hosts), host
-    return replace(state, hosts=hosts, rows=with_change(state.rows, shares, delta)), host
+        return changed(state, hosts=hosts), host
+    return changed(state, hosts=hosts, rows=with_change(state.rows, shares, delta)), host

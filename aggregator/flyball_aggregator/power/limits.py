@@ -5,6 +5,7 @@ watts per second, along which it falls from where the row stood.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,6 +37,7 @@ class LimitBook:
     def __init__(self, rows: tuple[Row, ...]) -> None:
         self._rows = {row.name: row for row in rows}
         self._set: dict[tuple[str, str], SetLimit] = {}
+        self.on_change: list[Callable[[], None]] = []  # told of each limit set or taken away
 
     def put(
         self,
@@ -60,10 +62,26 @@ class LimitBook:
             raise ValueError(f"row {row!r}: ramp {ramp_w_per_s} W/s, expected more than 0")
         from_w = self.in_force(row, now_s)[0]
         self._set[row, source] = SetLimit(limit_w, now_s, from_w, ramp_w_per_s, until_s)
+        self._tell()
+
+    def adopt(self, rows: tuple[Row, ...]) -> None:
+        """Take the rows of a new site; a row that goes must carry no limit (`set_on`)."""
+        self._rows = {row.name: row for row in rows}
+
+    def set_on(self) -> tuple[tuple[str, str], ...]:
+        """Return each row that a source has limited, with that source."""
+        return tuple(self._set)
 
     def take_away(self, row: str, source: str) -> bool:
         """Drop what a source set on a row; False when it had set nothing."""
-        return self._set.pop((row, source), None) is not None
+        is_taken = self._set.pop((row, source), None) is not None
+        if is_taken:
+            self._tell()
+        return is_taken
+
+    def _tell(self) -> None:
+        for handler in self.on_change:
+            handler()
 
     def in_force(self, row: str, now_s: float) -> tuple[float, str]:
         """Return the limit of a row now, in watts, and whose it is."""

@@ -1,5 +1,7 @@
 """The budget loop: once a second from what is known to leases on the wire, effects only at this edge.
 
+A limit that changes is decided on at once, between two seconds; a meter above its limit brings the next second forward.
+
 Lower first, raise what the ledger admits, commit, sign, publish; then tell people. Nothing is wanted of the ledger
 while the broker is away: a lease that cannot be sent would only hold watts.
 """
@@ -22,11 +24,15 @@ from flyball_aggregator.power.journal import hash_input, pack_input
 from flyball_aggregator.power.lease_desk import TURNS, LeaseDesk, Outgoing, whole_watts
 from flyball_aggregator.power.ledger_store import StoreFullError
 from flyball_aggregator.power.limits import LimitBook
+from flyball_aggregator.power.moved import carried, carry_demand, carry_unmanaged, places_of
 from flyball_aggregator.power.policy import build_policy
 from flyball_aggregator.power.rows import Floats, Integers, build_matrix, build_rows, root_rows
 from flyball_aggregator.power.snapshot import PowerSnapshot
 from flyball_aggregator.power.standing import Standing, read_standing
-from flyball_aggregator.power.unmanaged import MeterInput, start_unmanaged, step_unmanaged
+from flyball_aggregator.power.turns import Turn, Turns
+from flyball_aggregator.power.unmanaged import EXCURSION_RATIO, MeterInput, start_unmanaged, step_unmanaged
+from flyball_aggregator.site import Site
+from flyball_aggregator.site_changes import check_live
 from flyball_aggregator.store import DecisionRecord, Store
 from flyball_wire.errors import WireError
 from flyball_wire.topics import host_topic
@@ -36,6 +42,7 @@ ASSUMED_DROP_RATIO: Final = 0.3  # a grid order; for how many silent hosts a row
 RETRY_LOG_TICKS: Final = 5  # a full ledger is tried again this often
 MAX_IN_FLIGHT: Final = 20_000  # publishes not yet taken by the broker; beyond it this tick's leases are not sent
 MILLI: Final = 1000.0
+MILLIWATT_W: Final = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,8 @@ class PowerLoop:
         self.ticks = 0
         self.leases_sent = 0
         self.certificate_failures = 0
+        self.seconds_over = np.zeros(len(self.rows), dtype=np.int64)  # metered above the limit in force
+        self.seconds_in_descent = np.zeros(len(self.rows), dtype=np.int64)  # committed above it
         self.on_tick: list[Callable[[PowerSnapshot], None]] = []
         self._policy = build_policy(site)
         self._demand = start_demand(len(site.hosts), parts.fleet.width)
@@ -73,6 +82,9 @@ class PowerLoop:
         self._since_s = np.full(len(site.hosts), np.nan)
         self._last_lease: Integers = np.full(len(site.hosts), -1, dtype=np.int64)
         self._in_flight: set[asyncio.Task[bool]] = set()
+        self._offered: list[tuple[Site, asyncio.Future[None]]] = []
+        self._turns = Turns()
+        self.limits.on_change.append(self._turns.decide_between)
 
     def open(self) -> None:
         """Take leadership of the ledger."""
@@ -93,29 +105,80 @@ class PowerLoop:
 
     async def run(self, stop: asyncio.Event, period_s: float) -> None:
         """Tick until told to stop; a late tick is not made up for."""
-        loop = asyncio.get_running_loop()
-        due_s = loop.time()
-        while not stop.is_set():
-            await self.tick()
-            due_s = max(due_s + period_s, loop.time())
-            try:
-                await asyncio.wait_for(stop.wait(), max(due_s - loop.time(), 0.0))
-            except TimeoutError:
-                continue
+        async for turn in self._turns.follow(stop, period_s):
+            await self.tick(is_between=turn is Turn.BETWEEN)
 
-    async def tick(self) -> PowerSnapshot:
-        """Decide, commit, send and remember one second.
+    async def take_site(self, site: Site) -> None:
+        """Lead another site from the next turn on, without a stop; returns once it is led.
+
+        Raises:
+            ValueError: the running site cannot become this one; it goes on as it was.
+        """
+        adopted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._offered.append((site, adopted))
+        self._turns.decide_between()
+        await adopted
+
+    def check_site(self, site: Site) -> None:
+        """Raise ValueError when the running site cannot become this one."""
+        check_live(self.parts.fleet.site, site)
+        names = {row.name for row in build_rows(site)}
+        for row, source in self.limits.set_on():
+            if row not in names:
+                raise ValueError(f"row {row!r} goes, but {source!r} has set a limit on it; take that away first")
+
+    def _adopt_offered(self) -> None:
+        while self._offered:
+            site, adopted = self._offered.pop(0)
+            try:
+                self.check_site(site)
+                self._adopt(site)
+            except ValueError as error:
+                adopted.set_exception(error)
+            else:
+                adopted.set_result(None)
+
+    def _adopt(self, site: Site) -> None:
+        """Build everything that follows from the site anew, and carry over what was learnt."""
+        fleet, rows_before, rows = self.parts.fleet, self.rows, build_rows(site)
+        hosts = places_of(list(fleet.hosts), [host.name for host in site.hosts])
+        places = places_of([row.name for row in rows_before], [row.name for row in rows])
+        fleet.adopt(site)
+        self.parts.desk.adopt(site, rows)
+        self.limits.adopt(rows)
+        self.rows, self.matrix = rows, build_matrix(rows, len(site.hosts))
+        self.roots, self._policy = root_rows(site, rows), build_policy(site)
+        self._demand = carry_demand(self._demand, start_demand(len(site.hosts), fleet.width), hosts)
+        fresh = start_unmanaged(np.array([row.unmanaged_w for row in rows]))
+        self._unmanaged = carry_unmanaged(self._unmanaged, fresh, rows_before, rows)
+        self.seconds_over = _counts(self.seconds_over, places)
+        self.seconds_in_descent = _counts(self.seconds_in_descent, places)
+        self._since_s = carried(self._since_s, np.full(len(hosts), np.nan), hosts, 0)
+        self._last_lease = np.where(hosts >= 0, self._last_lease[np.maximum(hosts, 0)], -1)
+
+    def take_meter(self, meter: str, power_w: float, now_s: float) -> None:
+        """Bring the next second forward when a meter reads more than its row may carry."""
+        for row in self.rows:
+            if row.meter == meter and power_w > EXCURSION_RATIO * self.limits.in_force(row.name, now_s)[0]:
+                self._turns.bring_forward()
+
+    async def tick(self, *, is_between: bool = False) -> PowerSnapshot:
+        """Decide, commit and send; a whole second is remembered and counted too.
+
+        Args:
+            is_between: Something changed between two seconds: what is measured is taken as it was, nothing is counted.
 
         Raises:
             LedgerStoreError: this program must step down.
         """
+        self._adopt_offered()
         parts = self.parts
         now_s, unix_s = parts.monotonic_s(), parts.unix_s()
         if self.ticks % RETRY_LOG_TICKS == 0:
             parts.desk.report_writable()
-        columns, sources, meter = self._read_rows(now_s)
+        columns, sources, meter = self._read_rows(now_s, is_between=is_between)
         standing = read_standing(parts.fleet, parts.desk, self._policy, self.frozen)
-        hosts = self._read_hosts(standing, now_s)
+        hosts = self._read_hosts(standing, now_s, is_between=is_between)
         started_s = time.perf_counter()
         decision = decide(self.matrix, columns, hosts, gives_spare=parts.fleet.site.policy.gives_spare)
         solve_ms = (time.perf_counter() - started_s) * MILLI
@@ -125,25 +188,26 @@ class PowerLoop:
             await self._send()
         self._note_leases(standing, unix_s)
         snapshot = self._snapshot(columns, sources, meter, standing, hosts, decision, safe, unix_s, solve_ms)
-        self._finish(snapshot, columns, hosts)
+        self._finish(snapshot, columns, hosts, is_between=is_between)
         return snapshot
 
-    def _read_rows(self, now_s: float) -> tuple[RowColumns, tuple[str, ...], "_RowReadings"]:
+    def _read_rows(self, now_s: float, *, is_between: bool) -> tuple[RowColumns, tuple[str, ...], "_RowReadings"]:
         """Return limits, unmanaged load and reserve of this second, and tell the ledger what changed."""
         parts = self.parts
         in_force = [self.limits.in_force(row.name, now_s) for row in self.rows]
         limit_w = np.array([limit for limit, _source in in_force])
         readings = self._read_meters(now_s)
-        self._unmanaged = step_unmanaged(
-            self._unmanaged,
-            MeterInput(
-                meter_w=readings.meter_w,
-                managed_w=readings.managed_w,
-                committed_w=readings.committed_w,
-                configured_w=np.array([row.unmanaged_w for row in self.rows]),
-                limit_w=limit_w,
-            ),
-        )
+        if not is_between:
+            self._unmanaged = step_unmanaged(
+                self._unmanaged,
+                MeterInput(
+                    meter_w=readings.meter_w,
+                    managed_w=readings.managed_w,
+                    committed_w=readings.committed_w,
+                    configured_w=np.array([row.unmanaged_w for row in self.rows]),
+                    limit_w=limit_w,
+                ),
+            )
         unmanaged_w = self._with_losses(self._unmanaged.estimate_w)
         reserve_w = np.array([row.reserve_ratio for row in self.rows]) * limit_w
         constant_w = np.array([float(whole_watts(value)) for value in unmanaged_w + reserve_w])
@@ -177,9 +241,11 @@ class PowerLoop:
         total_w: Floats = estimate_w + np.array(added)
         return total_w
 
-    def _read_hosts(self, standing: Standing, now_s: float) -> HostColumns:
+    def _read_hosts(self, standing: Standing, now_s: float, *, is_between: bool) -> HostColumns:
         fleet = self.parts.fleet
         fresh = fleet.fresh_hosts(now_s, fleet.site.policy.state_stale_s)
+        if is_between:
+            return standing.columns(self._policy, self._demand.demand_w, fresh)
         if self._demand.step_ratio.shape[1] != fleet.width:  # a host brought more GPUs than the site file said
             self._demand = start_demand(len(fleet.hosts), fleet.width)
         measured = Measured(
@@ -295,16 +361,19 @@ class PowerLoop:
             ratio = (room_w - least_w) / (now_w - least_w)
         return np.clip(np.where(now_w <= least_w + 1e-6, np.where(room_w >= least_w, 1.0, 0.0), ratio), 0.0, 1.0)
 
-    def _finish(self, snapshot: PowerSnapshot, columns: RowColumns, hosts: HostColumns) -> None:
+    def _finish(self, snapshot: PowerSnapshot, columns: RowColumns, hosts: HostColumns, *, is_between: bool) -> None:
         self.snapshot = snapshot
-        self.ticks += 1
+        if not is_between:
+            self.ticks += 1
+            self.seconds_over += snapshot.meter_w > columns.limit_w  # NaN is not
+            self.seconds_in_descent += snapshot.committed_w > columns.room_w + MILLIWATT_W
         failures = snapshot.decision.certificate.failures
         if failures:
             self.certificate_failures += failures
             LOG.error("decision %d: %d statements of its certificate do not hold", snapshot.tick, failures)
         if (snapshot.decision.order_milliwatts >= 0).any() or failures:
             self._journal(snapshot, columns, hosts)
-        for handler in self.on_tick:
+        for handler in () if is_between else self.on_tick:
             handler(snapshot)
 
     def _journal(self, snapshot: PowerSnapshot, columns: RowColumns, hosts: HostColumns) -> None:
@@ -330,6 +399,10 @@ class _RowReadings:
     managed_w: Floats
     committed_w: Floats
     measured_w: Floats  # (hosts,)
+
+
+def _counts(counts: Integers, places: Integers) -> Integers:
+    return np.where(places >= 0, counts[np.maximum(places, 0)], 0).astype(np.int64)
 
 
 async def _store_decision(store: Store, record: DecisionRecord) -> bool:

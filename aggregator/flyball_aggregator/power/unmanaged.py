@@ -13,6 +13,8 @@ from typing import Final
 
 import numpy as np
 
+from flyball_aggregator.power.allocate import Flags
+from flyball_aggregator.power.ring import with_slot
 from flyball_aggregator.power.rows import Floats
 
 WINDOW_S: Final = 600  # ten minutes, one sample each second
@@ -45,6 +47,7 @@ class UnmanagedState:
     managed_w: Floats  # (ALIGN_TICKS, rows)
     committed_w: Floats  # (ALIGN_TICKS, rows)
     soft_w: Floats  # (LAST_TICKS, rows) residuals against measured power
+    limits_w: Floats  # (ALIGN_TICKS, rows): power over a limit that was only just cut is a cut in flight, no excursion
     ranked_w: Floats  # (rows,) quantile of the window
     estimate_w: Floats
     tick: int
@@ -58,6 +61,7 @@ def start_unmanaged(configured_w: Floats) -> UnmanagedState:
         managed_w=np.full((ALIGN_TICKS, rows), np.nan),
         committed_w=np.full((ALIGN_TICKS, rows), np.nan),
         soft_w=np.full((LAST_TICKS, rows), np.nan),
+        limits_w=np.full((ALIGN_TICKS, rows), np.nan),
         ranked_w=np.full(rows, np.nan),
         estimate_w=configured_w.copy(),
         tick=0,
@@ -66,33 +70,29 @@ def start_unmanaged(configured_w: Floats) -> UnmanagedState:
 
 def step_unmanaged(state: UnmanagedState, seen: MeterInput) -> UnmanagedState:
     """Return the state after one more second. A row without a fresh meter keeps its estimate: time proves nothing."""
-    managed = _with_slot(state.managed_w, state.tick, seen.managed_w)
-    committed = _with_slot(state.committed_w, state.tick, seen.committed_w)
-    soft = _with_slot(state.soft_w, state.tick, seen.meter_w - np.fmax.reduce(managed, axis=0))
-    counted_w = _counted(seen, soft, soft[state.tick % LAST_TICKS], seen.meter_w - np.fmax.reduce(committed, axis=0))
+    managed = with_slot(state.managed_w, state.tick, seen.managed_w)
+    committed = with_slot(state.committed_w, state.tick, seen.committed_w)
+    soft = with_slot(state.soft_w, state.tick, seen.meter_w - np.fmax.reduce(managed, axis=0))
+    limits = with_slot(state.limits_w, state.tick, seen.limit_w)
+    is_excursion = seen.meter_w > EXCURSION_RATIO * np.fmax.reduce(limits, axis=0)
+    counted_w = _counted(
+        seen, is_excursion, soft, soft[state.tick % LAST_TICKS], seen.meter_w - np.fmax.reduce(committed, axis=0)
+    )
     is_fresh = np.isfinite(seen.meter_w)
-    residuals = _with_slot(state.residuals_w, state.tick, np.where(is_fresh, counted_w, np.nan))
+    residuals = with_slot(state.residuals_w, state.tick, np.where(is_fresh, counted_w, np.nan))
     ranked_w = _rank(residuals) if state.tick % RANK_EVERY == 0 else state.ranked_w
     base_w = np.fmax(np.fmax(seen.configured_w, ranked_w), counted_w)
     fallen_w = np.fmax(base_w, state.estimate_w - FALL_RATIO_PER_S * seen.limit_w)
     estimate_w = np.where(is_fresh, fallen_w, np.fmax(state.estimate_w, seen.configured_w))
-    return UnmanagedState(residuals, managed, committed, soft, ranked_w, estimate_w, state.tick + 1)
+    return UnmanagedState(residuals, managed, committed, soft, limits, ranked_w, estimate_w, state.tick + 1)
 
 
-def _counted(seen: MeterInput, soft: Floats, soft_now_w: Floats, hard_w: Floats) -> Floats:
+def _counted(seen: MeterInput, is_excursion: Flags, soft: Floats, soft_now_w: Floats, hard_w: Floats) -> Floats:
     """Return (rows,) the load that this second proves, never under the configured."""
     is_lasting = np.isfinite(soft).all(axis=0)
     lasting_w = np.where(is_lasting, np.min(np.where(is_lasting, soft, 0.0), axis=0), -np.inf)
-    is_excursion = seen.meter_w > EXCURSION_RATIO * seen.limit_w
     proven_w = np.fmax(hard_w, np.where(is_excursion, soft_now_w, lasting_w))
     return np.where(proven_w > seen.configured_w + NOISE_RATIO * seen.limit_w, proven_w, seen.configured_w)
-
-
-def _with_slot(ring: Floats, tick: int, values: Floats) -> Floats:
-    """Return a ring with this tick's values in it."""
-    changed = ring.copy()
-    changed[tick % len(ring)] = values
-    return changed
 
 
 def _rank(residuals: Floats) -> Floats:

@@ -89,3 +89,22 @@ def test_noise_moves_nothing() -> None:
     settled = after([500.0] * 20)
 
     assert after([500.0] * 20 + [495.0, 499.0, 496.0] * 10) == settled
+
+
+def test_gpus_that_peak_in_turn_count_together_and_not_each_at_its_highest() -> None:
+    state = start_demand(1, 2)
+    for tick in range(20):
+        powers = np.array([[600.0, 250.0]] if tick % 2 else [[250.0, 600.0]])
+        same = {"power_w": powers, "peak_w": powers, "cap_w": np.full((1, 2), 700.0)}
+        limits = {"minimum_w": np.full((1, 2), 200.0), "maximum_w": np.full((1, 2), 700.0)}
+        state = step_demand(state, Measured(**same, **limits, throttled_ratio=np.zeros((1, 2))), np.array([True]))
+
+    assert state.demand_w[0] == pytest.approx(850.0 + 60.0)
+
+
+def test_gpu_held_back_for_a_fifth_of_a_second_asks_for_a_fifth_of_the_rest() -> None:
+    state = start_demand(1, 2)
+    for _ in range(12):
+        state = second(state, 250.0, cap_w=400.0, biting=0.2)
+
+    assert state.demand_w[0] == pytest.approx(2 * (250.0 + 0.2 * 300.0 + 30.0))

@@ -1,0 +1,1 @@
+"""Benchmarks: ratios and JSON, never a gate."""
