@@ -15,6 +15,8 @@ COMMANDS = (
     "rows",
     "explain",
     "what-if",
+    "power",
+    "replay",
     "init",
     "diff",
     "apply",
