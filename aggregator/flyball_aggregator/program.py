@@ -26,6 +26,7 @@ from flyball_aggregator.history import History
 from flyball_aggregator.intake import Intake
 from flyball_aggregator.picture import picture_of
 from flyball_aggregator.power.facility import FacilityPublisher
+from flyball_aggregator.power.holds import HoldBook
 from flyball_aggregator.power.lease_desk import LeaseDesk
 from flyball_aggregator.power.ledger_store import LedgerStore, LedgerStoreError
 from flyball_aggregator.power.loop import LoopParts, PowerLoop
@@ -72,9 +73,12 @@ def build_program(config: AggregatorConfig, site: Site, key: SigningKey, version
     ledger_store = LedgerStore(state / "ledger.db", state / "ledger.witness")
     history = History(store)
     fleet = build_fleet(site)
+    holds = HoldBook(state / "holds.json")
+    holds.load()
     desk = LeaseDesk(site, ledger_store, key, history.note_alarm)
     intake = Intake(fleet)
     session = BrokerSession(config.broker, intake.subscriptions(), intake.take)
+<<<<<<< HEAD
     loop = PowerLoop(LoopParts(fleet, desk, session, store, version))
     room = build_room(config.exchange, loop, state, broker_like(config.broker, f"{config.broker.client_id}-exchange"))
     orders = OrderSender(fleet, key, session, lambda: desk.epoch, loop.publish_soon)
@@ -82,6 +86,10 @@ def build_program(config: AggregatorConfig, site: Site, key: SigningKey, version
     health = HealthDesk(site, orders, keeper.publish_alarm, loop.parts.unix_s)
     health.restore(store.documents())
     program = Program(config, store, ledger_store, loop, intake, session, Broadcast(), history, version, room, health)
+=======
+    loop = PowerLoop(LoopParts(fleet, desk, session, store, version, holds))
+    program = Program(config, store, ledger_store, loop, intake, session, Broadcast(), history, version)
+>>>>>>> refs/heads/power
     intake.on_ack.append(loop.take_ack)
     intake.on_meter.append(loop.take_meter)
     intake.on_event += [history.note_event, health.take_event]
