@@ -78,18 +78,13 @@ def build_program(config: AggregatorConfig, site: Site, key: SigningKey, version
     desk = LeaseDesk(site, ledger_store, key, history.note_alarm)
     intake = Intake(fleet)
     session = BrokerSession(config.broker, intake.subscriptions(), intake.take)
-<<<<<<< HEAD
-    loop = PowerLoop(LoopParts(fleet, desk, session, store, version))
+    loop = PowerLoop(LoopParts(fleet, desk, session, store, version, holds))
     room = build_room(config.exchange, loop, state, broker_like(config.broker, f"{config.broker.client_id}-exchange"))
     orders = OrderSender(fleet, key, session, lambda: desk.epoch, loop.publish_soon)
     keeper = HealthKeeper(loop, session, store)
     health = HealthDesk(site, orders, keeper.publish_alarm, loop.parts.unix_s)
     health.restore(store.documents())
     program = Program(config, store, ledger_store, loop, intake, session, Broadcast(), history, version, room, health)
-=======
-    loop = PowerLoop(LoopParts(fleet, desk, session, store, version, holds))
-    program = Program(config, store, ledger_store, loop, intake, session, Broadcast(), history, version)
->>>>>>> refs/heads/power
     intake.on_ack.append(loop.take_ack)
     intake.on_meter.append(loop.take_meter)
     intake.on_event += [history.note_event, health.take_event]

@@ -27,6 +27,7 @@ class HoldBook:
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
         self._holds: dict[str, Hold] = {}
+        self.precautions: frozenset[str] = frozenset()  # frozen by a building alarm, for as long as it stands; not kept
 
     def load(self) -> None:
         """Read what stood when this program last ran.
@@ -61,7 +62,7 @@ class HoldBook:
 
     def of(self, host: str) -> Hold | None:
         """Return how a host is held; None for one that is led as usual."""
-        return self._holds.get(host)
+        return self._holds.get(host) or ("frozen" if host in self.precautions else None)
 
     def all(self, hold: Hold) -> list[str]:
         """Return the hosts held in this way."""

@@ -11,11 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Coroutine
-<<<<<<< HEAD
-from dataclasses import dataclass, replace
-=======
-from dataclasses import dataclass, field
->>>>>>> refs/heads/power
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -75,12 +71,8 @@ class PowerLoop:
         self.matrix = build_matrix(self.rows, len(site.hosts))
         self.roots = root_rows(site, self.rows)
         self.limits = LimitBook(self.rows)
-<<<<<<< HEAD
-        self.frozen: frozenset[str] = frozenset()
-        self.ceilings_w: dict[str, float] = {}  # GPU watts of hosts that are held lower than their policy says
-=======
         self.holds = parts.holds
->>>>>>> refs/heads/power
+        self.ceilings_w: dict[str, float] = {}  # GPU watts of hosts that are held lower than their policy says
         self.snapshot: PowerSnapshot | None = None
         self.ticks = 0
         self.leases_sent = 0
