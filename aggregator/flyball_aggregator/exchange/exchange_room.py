@@ -152,7 +152,14 @@ class ExchangeRoom:
             self.loop.ceilings_w[host] = watts
 
     def handle(self, snapshot: PowerSnapshot) -> None:
-        """Take one second of the power loop; add it to the loop's `on_tick`."""
+        """Take one second of the power loop; add it to the loop's `on_tick`. A fault here does not stop the budget."""
+        try:
+            self._handle(snapshot)
+        except Exception:
+            self.handler_failures += 1
+            LOG.exception("the exchange failed over a second")
+
+    def _handle(self, snapshot: PowerSnapshot) -> None:
         now_s = snapshot.time_s
         readings = {tag: self._read(feed, snapshot) for tag, feed in self.engine.feeds.items()}
         hints = {tag: shed_hints(feed, snapshot, list(self.loop.parts.fleet.hosts)) for tag, feed in self._breached()}
