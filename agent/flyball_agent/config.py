@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 
 from flyball_agent.health_config import HealthConfig, IsolationConfig
 from flyball_wire import mqtt
-from flyball_wire.codec import Range
+from flyball_wire.codec import Length, Range
 from flyball_wire.config import load_config
 from flyball_wire.errors import WireError
 from flyball_wire.topics import check_name
