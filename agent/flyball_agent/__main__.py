@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import importlib.util
 import logging
 import os
@@ -16,6 +17,7 @@ from flyball_agent import host_facts
 from flyball_agent.agent import Agent, spool_directory
 from flyball_agent.backoff import Backoff
 from flyball_agent.config import DEFAULT_PATH, AgentConfig, load_agent_config
+from flyball_agent.engine_reader import EngineReader
 from flyball_agent.exporter import Exporter
 from flyball_agent.governor_link import GovernorLink
 from flyball_agent.host_health import HostHealth
@@ -57,12 +59,15 @@ async def run(config: AgentConfig) -> None:
     agent.link = GovernorLink(config.governor_socket, agent, Backoff(0.1, 2.0))
     agent.session = _session(config, agent, spool)
     agent.health = _open_health(config, agent)
-    exporter = Exporter(config.exporter, [lambda: agent_families(agent)])
+    engines = EngineReader(config.engines, lambda: agent.view.windows)
+    exporter = Exporter(config.exporter, [lambda: agent_families(agent), engines.families])
     parts = [agent.link.run(), agent.run_ticks()]
     parts += [agent.run_telemetry()] if config.telemetry.enabled and config.broker.enabled else []
     parts += [agent.session.run()] if config.broker.enabled else []
+    parts += [engines.run()] if config.engines else []
     parts += [exporter.run()] if config.exporter.enabled else []
     parts += [agent.health.run()] if agent.health is not None else []
+    gc.freeze()  # what is there now stays: the collector need not look at it again
     tasks = asyncio.gather(*parts)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

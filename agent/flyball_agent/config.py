@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 
 from flyball_agent.health_config import HealthConfig, IsolationConfig
 from flyball_wire import mqtt
-from flyball_wire.codec import Range
+from flyball_wire.codec import Length, Range
 from flyball_wire.config import load_config
 from flyball_wire.errors import WireError
 from flyball_wire.topics import check_name
@@ -55,6 +55,23 @@ class ExporterConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """A serving or training engine that counts its work: a Prometheus page, or a file with such lines."""
+
+    name: Annotated[str, Length(64)]
+    url: str = ""  # http://127.0.0.1:8000/metrics
+    file: str = ""
+    gpus: Annotated[tuple[Annotated[int, Range(0, 63)], ...], Length(64)] = ()  # empty: all of this host
+
+    def __post_init__(self) -> None:
+        """Refuse an engine without a name or without one place to ask."""
+        if not self.name or bool(self.url) == bool(self.file):
+            raise ValueError(f"engine {self.name!r}: expected a name, and either url or file")
+        if self.url and not self.url.startswith("http://"):
+            raise ValueError(f"engine {self.name!r}: url {self.url[:80]!r}, expected http://")
+
+
+@dataclass(frozen=True, slots=True)
 class AgentConfig:
     """All of agent.toml."""
 
@@ -68,6 +85,7 @@ class AgentConfig:
     spool: SpoolConfig = SpoolConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     exporter: ExporterConfig = ExporterConfig()
+    engines: Annotated[tuple[EngineConfig, ...], Length(64)] = ()
     health: HealthConfig = HealthConfig()
     isolation: IsolationConfig = IsolationConfig()
 

@@ -27,10 +27,14 @@ class Family:
 def exposition_text(families: Iterable[Family]) -> str:
     """Return the text of every family that has a sample."""
     lines: list[str] = []
+    texts: dict[int, tuple[Labels, str]] = {}  # by identity: many families share a GPU's labels; kept, so ids stay
     for family in families:
         if family.samples:
             lines += [f"# HELP {family.name} {family.help}", f"# TYPE {family.name} {family.kind}"]
-            lines += [f"{family.name}{_labels_text(labels)} {_number(value)}" for labels, value in family.samples]
+            for labels, value in family.samples:
+                if id(labels) not in texts:
+                    texts[id(labels)] = labels, _labels_text(labels)
+                lines.append(f"{family.name}{texts[id(labels)][1]} {_number(value)}")
     return "\n".join(lines) + "\n"
 
 

@@ -1,6 +1,7 @@
 """Run a governor as a service: parts together, ready and watchdog told to systemd, ended by SIGTERM or SIGINT."""
 
 import asyncio
+import gc
 import logging
 import os
 import pwd
@@ -19,6 +20,7 @@ from flyball_governor.errors import EXIT_LOCKED, Unavailable
 from flyball_governor.events import pump_events
 from flyball_governor.governor import Governor
 from flyball_governor.identity import Identity
+from flyball_governor.neighbours import neighbour_notes
 from flyball_governor.notify import notify, watchdog_period_s
 from flyball_governor.requests import Requests
 
@@ -136,6 +138,10 @@ async def feed_watchdog(governor: Governor) -> None:
 
 
 def _tell_ready(governor: Governor) -> None:
+    governor.notes.update(neighbour_notes(governor.side.inventory()))
+    for subject, text in governor.notes.items():
+        log.warning("%s: %s", subject, text)
+    gc.freeze()  # what is there now stays: the collector need not look at it again
     gpus = len(governor.side.inventory())
     log.info("host %s: governing %d GPUs in %s", governor.identity.host, gpus, governor.config.effective_mode)
     notify(f"READY=1\nSTATUS=governing {gpus} GPUs in {governor.config.effective_mode}")

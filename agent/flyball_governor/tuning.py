@@ -62,7 +62,7 @@ def _watch(  # noqa: PLR0917 - the caller's keywords
     clock: Callable[[], float],
     sleep: Callable[[float], None],
 ) -> list[tuple[float, Sequence[FieldReading]]]:
-    seen = []
+    seen: list[tuple[float, Sequence[FieldReading]]] = []
     began_s = clock()
     while clock() - began_s < seconds and not is_stopped():
         ring.begin_call("field_values", gpu)

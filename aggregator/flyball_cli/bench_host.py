@@ -30,7 +30,7 @@ from flyball_simgpu.plant_state import PlantFile
 from flyball_wire.errors import ConfigError
 
 WARM_UP_S: Final = 4.0  # starts, first journal writes and the first budget window are no steady cost
-SCRAPE_EVERY_S: Final = 5.0  # three times as often as Prometheus by default
+SCRAPE_EVERY_S: Final = 15.0  # as Prometheus servers usually do
 COSTS_US: Final = (0, 5, 20)
 
 

@@ -53,7 +53,7 @@ class SystemEvents:
             if self._library.nvmlSystemEventSetCreate(ctypes.byref(request)) != _SUCCESS:
                 return False
             wanted = _RegisterRequest(_version(_RegisterRequest), UNBIND, request.set)
-            is_open = self._library.nvmlSystemRegisterEvents(ctypes.byref(wanted)) == _SUCCESS
+            is_open = bool(self._library.nvmlSystemRegisterEvents(ctypes.byref(wanted)) == _SUCCESS)
         except AttributeError:  # a library without them
             return False
         self._set = request.set if is_open else None
@@ -67,7 +67,7 @@ class SystemEvents:
         request = _WaitRequest(_version(_WaitRequest), 0, self._set, data, _MOST, 0)
         if self._library.nvmlSystemEventSetWait(ctypes.byref(request)) != _SUCCESS:
             return False
-        return any(data[index].event_type == UNBIND for index in range(min(request.count, _MOST)))
+        return any(int(data[index].event_type) == UNBIND for index in range(min(request.count, _MOST)))
 
     def close(self) -> None:
         """Give the event set back; harmless when not open."""

@@ -6,7 +6,7 @@ import pytest
 
 from flyball_agent.work_owner import WorkOwner, parse_cgroup, read_owner, read_owners
 
-SLICE = "/kubepods.slice/kubepods-burstable.slice"
+SLICE = "/kubepods.slice/burst.slice"
 USER = "/user.slice/user-1000.slice"
 POD = "0a1b2c3d-0000-1111-2222-333344445555"
 
@@ -16,7 +16,7 @@ POD = "0a1b2c3d-0000-1111-2222-333344445555"
     [
         ("0::/system.slice/slurmstepd.scope/job_4242/step_0/user/task_3", WorkOwner("slurm_job", "4242")),
         ("5:memory:/slurm/uid_1000/job_77/step_batch\n1:name=systemd:/a/slurmd.service", WorkOwner("slurm_job", "77")),
-        (f"0::{SLICE}/kubepods-burstable-pod{POD.replace('-', '_')}.slice/cri-containerd-{'ab' * 32}.scope", WorkOwner("pod", POD)),
+        (f"0::{SLICE}/burst-pod{POD.replace('-', '_')}.slice/crio-{'a' * 64}.scope", WorkOwner("pod", POD)),
         (f"0::/kubepods/besteffort/pod{POD}/{'cd' * 32}", WorkOwner("pod", POD)),
         (f"0::/system.slice/docker-{'ef' * 32}.scope", WorkOwner("container", "ef" * 32)),
         (f"0::{USER}/user@1000.service/libpod-{'12' * 32}.scope", WorkOwner("container", "12" * 32)),
