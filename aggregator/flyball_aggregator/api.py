@@ -24,6 +24,7 @@ from flyball_aggregator.intake import Intake
 from flyball_aggregator.metrics import render_metrics
 from flyball_aggregator.picture import picture_of, status_of
 from flyball_aggregator.power.explain import explain_gpu, explain_host, explain_row
+from flyball_aggregator.power.holds_api import hold_routes
 from flyball_aggregator.power.loop import PowerLoop
 from flyball_aggregator.power.snapshot import PowerSnapshot
 from flyball_aggregator.power.view import gpu_views, host_view, row_view
@@ -65,6 +66,7 @@ def build_api(parts: ApiParts, routers: Sequence[APIRouter] = ()) -> FastAPI:
     api.add_exception_handler(StarletteHttpError, _show_error)
     api.add_exception_handler(RequestValidationError, _show_invalid)
     own = [_reading(parts), _history(parts), _writing(parts), _pages(parts), what_if_routes(parts.loop)]
+    own.append(hold_routes(parts.loop, token_guard(parts.token)))
     if parts.sites is not None:
         own.append(site_routes(parts.loop, parts.sites, token_guard(parts.token)))
     if parts.health is not None:
@@ -226,20 +228,6 @@ def _writing(parts: ApiParts) -> APIRouter:
         if not loop.limits.take_away(row, source):
             raise HTTPException(404, f"row {row!r}: {source!r} has set no limit there")
         return {"row": row, "source": source}
-
-    @router.put("/frozen/{host}")
-    async def freeze(host: str) -> dict[str, Any]:
-        """Keep a host's lease as it is until it is thawed."""
-        if host not in loop.parts.fleet.hosts:
-            raise HTTPException(404, f"host {host!r} is not in the site file")
-        loop.frozen |= {host}
-        return {"frozen": sorted(loop.frozen)}
-
-    @router.delete("/frozen/{host}")
-    async def thaw(host: str) -> dict[str, Any]:
-        """Lead a frozen host again."""
-        loop.frozen -= {host}
-        return {"frozen": sorted(loop.frozen)}
 
     return router
 

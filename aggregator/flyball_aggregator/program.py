@@ -27,6 +27,7 @@ from flyball_aggregator.history import History
 from flyball_aggregator.intake import Intake
 from flyball_aggregator.picture import picture_of
 from flyball_aggregator.power.facility import FacilityPublisher
+from flyball_aggregator.power.holds import HoldBook
 from flyball_aggregator.power.lease_desk import LeaseDesk
 from flyball_aggregator.power.ledger_store import LedgerStore, LedgerStoreError
 from flyball_aggregator.power.loop import LoopParts, PowerLoop
@@ -74,11 +75,13 @@ def build_program(config: AggregatorConfig, site: Site, key: SigningKey, version
     ledger_store = LedgerStore(state / "ledger.db", state / "ledger.witness")
     history = History(store)
     fleet = build_fleet(site)
+    holds = HoldBook(state / "holds.json")
+    holds.load()
     desk = LeaseDesk(site, ledger_store, key, history.note_alarm)
     intake = Intake(fleet)
     session = BrokerSession(config.broker, intake.subscriptions(), intake.take)
     bulk = BulkSession(config.broker, intake.bulk_subscriptions(), intake.take)
-    loop = PowerLoop(LoopParts(fleet, desk, session, store, version))
+    loop = PowerLoop(LoopParts(fleet, desk, session, store, version, holds))
     room = build_room(config.exchange, loop, state, broker_like(config.broker, f"{config.broker.client_id}-exchange"))
     orders = OrderSender(fleet, key, session, lambda: desk.epoch, loop.publish_soon)
     keeper = HealthKeeper(loop, session, store)

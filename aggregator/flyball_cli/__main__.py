@@ -16,6 +16,8 @@ COMMANDS = (
     "incidents",
     "explain",
     "what-if",
+    "power",
+    "replay",
     "init",
     "diff",
     "apply",

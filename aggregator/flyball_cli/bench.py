@@ -2,9 +2,25 @@
 
 import argparse
 
-from flyball_cli import bench_budget, bench_host, bench_ingest, bench_isolation, bench_place, bench_reaction
+from flyball_cli import (
+    bench_budget,
+    bench_host,
+    bench_ingest,
+    bench_isolation,
+    bench_isolation_fleet,
+    bench_place,
+    bench_reaction,
+)
 
-SUBJECTS = (bench_budget, bench_host, bench_ingest, bench_isolation, bench_place, bench_reaction)
+SUBJECTS = (
+    bench_budget,
+    bench_host,
+    bench_ingest,
+    bench_isolation,
+    bench_isolation_fleet,
+    bench_place,
+    bench_reaction,
+)
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -3,14 +3,15 @@
 Plain MQTT 3.1.1 through aiomqtt (asyncio-mqtt under its present name).
 """
 
+import asyncio
 import contextlib
 import logging
 import re
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import aiomqtt
 from paho.mqtt.reasoncodes import ReasonCode
@@ -73,6 +74,23 @@ class _Client(aiomqtt.Client):
     at once (TLS) has it closed by then, and the number may belong to the governor's socket, which then went deaf.
     """
 
+    hear: Callable[[str, bytes], None] | None = None  # takes each message at once, instead of the queue
+
+    def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
+        """Hand a message on; the queue costs three times as much as everything else about it."""
+        if self.hear is None:
+            super()._on_message(client, userdata, message)
+        else:
+            self.hear(message.topic, message.payload)
+
+    async def wait_lost(self) -> None:
+        """Wait until the session ends.
+
+        Raises:
+            aiomqtt.MqttError: it was lost.
+        """
+        await asyncio.shield(self._disconnected)
+
     def _client_connect(self) -> None:
         """Connect in the executor's thread with nobody listening; the loop takes the socket over afterwards."""
         client = self._client
@@ -109,7 +127,8 @@ async def open_client(
     will: aiomqtt.Will | None = None,
     max_incoming: int = MAX_INCOMING,
     max_pending: int = MAX_PENDING,
-) -> AsyncIterator[aiomqtt.Client]:
+    hear: Callable[[str, bytes], None] | None = None,
+) -> AsyncIterator[_Client]:
     """Connect for the length of the block.
 
     Args:
@@ -119,6 +138,7 @@ async def open_client(
         will: What the broker says when we are lost.
         max_incoming: Messages kept until the reader takes them; beyond it new ones are dropped.
         max_pending: Publishes that may be under way at once.
+        hear: Takes (topic, payload) of each message at once and must not raise; `messages` is empty then.
 
     Raises:
         BrokerError: refused, unreachable or silent; the block's own aiomqtt errors become one too.
@@ -139,6 +159,7 @@ async def open_client(
         tls_context=secrets.tls,
         logger=_log,
     )
+    client.hear = hear
     client.pending_calls_threshold = max_pending
     try:
         async with client:

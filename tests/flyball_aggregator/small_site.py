@@ -12,6 +12,7 @@ from flyball_aggregator.config import StoreConfig
 from flyball_aggregator.fleet import build_fleet
 from flyball_aggregator.intake import Intake
 from flyball_aggregator.power.facility import FacilityPublisher
+from flyball_aggregator.power.holds import HoldBook
 from flyball_aggregator.power.lease_desk import LeaseDesk
 from flyball_aggregator.power.ledger import Alarm
 from flyball_aggregator.power.ledger_store import LedgerStore
@@ -21,7 +22,7 @@ from flyball_aggregator.site import Element, Host, Policy, Site
 from flyball_aggregator.store import SqliteStore
 from flyball_wire.codec import encode
 from flyball_wire.lease import NO_FENCE, Fence, HostMode, Lease, Report
-from flyball_wire.messages import GpuColumns, State
+from flyball_wire.messages import Command, GpuColumns, State
 from flyball_wire.signing import SigningKey, open_signed, sign
 
 GPUS = 8
@@ -69,6 +70,15 @@ class FakeHost:
                 self.leases += 1
                 self.cap_milliwatts = max(lease.watts_milliwatts, int(GPU_MINIMUM_W * GPUS * 1000))
                 self.is_gated = False
+        return self.report(now_s)
+
+    def take_command(self, envelope: bytes, now_s: float) -> bytes:
+        """Hand the devices back under a signed release; return the signed report."""
+        command = open_signed(Command, envelope, {"lease-1": self.lease_public_key})
+        fence = Fence(command.epoch, command.seq)
+        if command.action == "release" and command.incarnation == self.incarnation and fence > self.fence:
+            self.fence = fence
+            self.cap_milliwatts = int(GPU_MAXIMUM_W * GPUS * 1000)
         return self.report(now_s)
 
     def report(self, now_s: float) -> bytes:
@@ -148,7 +158,7 @@ class FakeBroker:
         if not self.is_connected:
             return False
         self.published += 1
-        if topic.endswith("/lease"):
+        if topic.endswith(("/lease", "/command")):
             self.deliver(topic, payload)
         else:
             self.said[topic] = payload
@@ -179,12 +189,19 @@ class SmallSite:
         self.broker = FakeBroker(self._deliver)
         fleet = build_fleet(self.site)
         desk = LeaseDesk(self.site, self.ledger_store, self.lease_key, self.alarms.append)
-        parts = LoopParts(fleet, desk, self.broker, self.store, "test", lambda: self.now_s, lambda: 1.8e9 + self.now_s)
+        parts = LoopParts(
+            fleet, desk, self.broker, self.store, "test", self._holds(), lambda: self.now_s, lambda: 1.8e9 + self.now_s
+        )
         self.loop = PowerLoop(parts)
         self.intake = Intake(fleet)
         self.intake.on_ack.append(self.loop.take_ack)
         self.loop.on_tick.append(FacilityPublisher(self.loop, self.broker).handle)
         self.loop.open()
+
+    def _holds(self) -> HoldBook:
+        holds = HoldBook(self.directory / "holds.json")
+        holds.load()
+        return holds
 
     def stop(self) -> None:
         """Close the files."""
@@ -235,7 +252,8 @@ class SmallSite:
     def _deliver(self, topic: str, envelope: bytes) -> None:
         host = self.hosts[topic.split("/")[4]]
         if host.is_reachable:
-            answer = host.take_lease(envelope, self.now_s)
+            take = host.take_command if topic.endswith("/command") else host.take_lease
+            answer = take(envelope, self.now_s)
             self._take(host.name, "ack", answer)
 
 

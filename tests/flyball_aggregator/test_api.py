@@ -123,12 +123,15 @@ async def test_writing_needs_the_token(small: SmallSite, client: httpx.AsyncClie
 async def test_without_a_token_file_nothing_can_be_written(small: SmallSite) -> None:
     transport = httpx.ASGITransport(build_api(parts_of(small, token=None)))
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-        assert (await client.put("/v1/frozen/host-0", headers=WRITE)).status_code == 403
+        assert (await client.put("/v1/holds/host-0", json={"hold": "frozen"}, headers=WRITE)).status_code == 403
 
 
 async def test_host_is_frozen_and_thawed(small: SmallSite, client: httpx.AsyncClient) -> None:
-    assert (await client.put("/v1/frozen/host-0", headers=WRITE)).json() == {"frozen": ["host-0"]}
-    assert (await client.delete("/v1/frozen/host-0", headers=WRITE)).json() == {"frozen": []}
+    held = await client.put("/v1/holds/feed", json={"hold": "frozen"}, headers=WRITE)
+    assert held.json()["frozen"] == ["host-0", "host-1", "host-2", "host-3"]
+    assert (await client.delete("/v1/holds/host-0", headers=WRITE)).json()["frozen"] == ["host-1", "host-2", "host-3"]
+    assert (await client.delete("/v1/holds/demo", headers=WRITE)).json()["frozen"] == []
+    assert "'food'" in (await client.delete("/v1/holds/food", headers=WRITE)).json()["error"]
 
 
 async def test_question_under_another_host_name_is_refused(client: httpx.AsyncClient) -> None:

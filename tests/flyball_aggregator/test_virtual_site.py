@@ -192,7 +192,7 @@ async def test_stale_meter_keeps_the_unmanaged_load_it_found(small: SmallSite) -
 async def test_frozen_host_keeps_its_lease(small: SmallSite) -> None:
     small.hosts["host-0"].want_w = 300.0
     await small.seconds(20)
-    small.loop.frozen |= {"host-0"}
+    small.loop.holds.put(["host-0"], "frozen")
     before = small.hosts["host-0"].cap_milliwatts
 
     small.hosts["host-0"].want_w = 700.0

@@ -428,3 +428,21 @@ async def test_a_disk_that_hangs_holds_back_raises_but_never_a_lowering(tmp_path
     assert lowered.fence.seq == 1
     assert limits == [400_000, 400_000]
     assert rig.report.fence.seq == 2
+
+
+async def test_a_signed_order_about_health_is_handed_on_to_the_agent_once_and_moves_nothing(tmp_path: Path) -> None:
+    rig = await started(tmp_path)
+    order = replace(command(rig, "health"), arguments=(("act", "mode"), ("mode", "careful")))
+    request = Request(1, "command", sign(order, LEASE_KEY))
+    await rig.requests.handle_request(request)
+    with pytest.raises(WireError, match="not after the last one"):
+        await rig.requests.handle_request(request)
+    unknown = replace(command(rig, "health"), arguments=(("act", "burn"),))
+    with pytest.raises(WireError, match="expected one of permit, mode"):
+        await rig.requests.handle_request(Request(2, "command", sign(unknown, LEASE_KEY)))
+    forged = sign(replace(order, seq=order.seq + 9), SigningKey("lease-1", Ed25519PrivateKey.generate()))
+    with pytest.raises(SignatureError):
+        await rig.requests.handle_request(Request(3, "command", forged))
+
+    assert rig.events.count("order") == 1
+    assert rig.side.limits == [MINIMUM, MINIMUM]

@@ -1,6 +1,7 @@
 """The exchange beside the power loop: what is heard becomes limits of rows, what was decided becomes messages.
 
-The one way into the power loop is `apply_limits`: watts for each (row, source), put into its limit book.
+The one way into the power loop is `apply_limits`: watts for each (row, source), put into its limit book,
+and ceilings of hosts where we act on the alerts of others.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from flyball_aggregator.exchange.exchange_config import ExchangeBrokerConfig, Ex
 from flyball_aggregator.exchange.exchange_session import ExchangeSession
 from flyball_aggregator.exchange.grid_agent import GridAgent, GridSettings
 from flyball_aggregator.exchange.host_states import HostStates
+from flyball_aggregator.exchange.infra_agent import InfraAgent
 from flyball_aggregator.exchange.jws import read_keys, read_signer
 from flyball_aggregator.exchange.seen_digests import SeenDigests, SeenOnDisk
 from flyball_aggregator.flex.emergency import (
@@ -76,6 +78,7 @@ class ExchangeRoom:
         self.bms = BmsPart(config.integration, loop)
         self.host_states = HostStates(loop, config.host_states_period_s, is_publishing=config.publishes_host_states)
         self.parts: dict[str, Part] = {"BMS": self.bms, "NICO": self.host_states} if config.is_on else {}
+        self.infra = InfraAgent(read_settings(config), self) if config.enforces_hints else None
         self._frequency = FrequencyState()
         self._frequency_rules = FrequencyRules(nominal_hz=config.nominal_hertz)
         self.handler_failures = 0
@@ -97,6 +100,8 @@ class ExchangeRoom:
         subscriptions = list(self.agent.subscriptions())
         for part in self.parts.values():
             subscriptions += part.subscriptions()
+        if self.infra is not None:
+            subscriptions += self.infra.subscriptions()
         own = f"{self.agent.source[2:]}/#"
         self.session = ExchangeSession(self._broker, subscriptions, [own], self.take)
         return self.session
@@ -106,7 +111,12 @@ class ExchangeRoom:
         now_s = self.loop.parts.unix_s()
         try:
             part = self.parts.get(_first_level(topic))
-            said = self.agent.take(topic, payload, now_s) if part is None else part.take(topic, payload, now_s)
+            if part is not None:
+                said = part.take(topic, payload, now_s)
+            elif self.infra is not None and topic.endswith("/powerbreach"):
+                said = self.infra.take(topic, payload, now_s)
+            else:
+                said = self.agent.take(topic, payload, now_s)
             self._watch_frequency(topic, now_s)
             self.apply_limits(now_s)
             self.publish(said)
@@ -125,8 +135,31 @@ class ExchangeRoom:
         self.apply_limits(now_s)
         self.publish(said)
 
+    def bounds_w(self, host: str) -> tuple[float, float] | None:
+        """Return the least and the most GPU watts that a host may be held at; None when it is not led."""
+        snapshot, record = self.loop.snapshot, self.loop.parts.fleet.hosts.get(host)
+        if snapshot is None or record is None or not snapshot.hosts.is_led[record.index]:
+            return None
+        hosts = snapshot.hosts
+        least, most = hosts.minimum_milliwatts[record.index], hosts.maximum_milliwatts[record.index]
+        return float(least) / MILLI, float(most) / MILLI
+
+    def put_ceiling(self, host: str, watts: float | None) -> None:
+        """Hold a host at or below GPU watts; None lets it go."""
+        if watts is None:
+            self.loop.ceilings_w.pop(host, None)
+        else:
+            self.loop.ceilings_w[host] = watts
+
     def handle(self, snapshot: PowerSnapshot) -> None:
-        """Take one second of the power loop; add it to the loop's `on_tick`."""
+        """Take one second of the power loop; add it to the loop's `on_tick`. A fault here does not stop the budget."""
+        try:
+            self._handle(snapshot)
+        except Exception:
+            self.handler_failures += 1
+            LOG.exception("the exchange failed over a second")
+
+    def _handle(self, snapshot: PowerSnapshot) -> None:
         now_s = snapshot.time_s
         readings = {tag: self._read(feed, snapshot) for tag, feed in self.engine.feeds.items()}
         hints = {tag: shed_hints(feed, snapshot, list(self.loop.parts.fleet.hosts)) for tag, feed in self._breached()}

@@ -27,7 +27,6 @@ from flyball_wire import mqtt
 from flyball_wire.errors import BrokerError, ConfigError, WireError
 
 LOG: Final = logging.getLogger(__name__)
-QUEUED_MESSAGES: Final = 100_000
 PENDING_PUBLISHES: Final = 200
 ECHO_S: Final = 5.0  # an event that did not come back by then was dropped
 TOKEN_TIMEOUT_S: Final = 10.0
@@ -129,14 +128,13 @@ class ExchangeSession:
             config = replace(config, username=config.username or TOKEN_USER)
             secrets.password = await asyncio.to_thread(fetch_token, config)
         async with mqtt.open_client(
-            config, config.client_id, secrets, max_incoming=QUEUED_MESSAGES, max_pending=PENDING_PUBLISHES
+            config, config.client_id, secrets, max_pending=PENDING_PUBLISHES, hear=self._hear
         ) as client:
             await self._subscribe(client)
             self._client = client
             self.connects += 1
             LOG.info("connected to exchange broker %s:%d", config.address, config.port)
-            async for message in client.messages:
-                self._hear(str(message.topic).removeprefix(config.prefix), message.payload)
+            await client.wait_lost()
 
     async def _subscribe(self, client: aiomqtt.Client) -> None:
         asked = [(self._config.prefix + topic, qos) for topic, qos in self._subscriptions]
@@ -150,6 +148,7 @@ class ExchangeSession:
                 LOG.info("exchange: %s was granted quality of service %d of %d", topic, self.granted[topic], qos)
 
     def _hear(self, topic: str, payload: bytes) -> None:
+        topic = topic.removeprefix(self._config.prefix)
         if self._is_echoed(topic):
             self._waiting = deque((item for item in self._waiting if item[1] != payload), maxlen=1000)
             return

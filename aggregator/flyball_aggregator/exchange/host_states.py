@@ -95,6 +95,8 @@ class HostStates:
 def verdict_of(managed: Mapping[str, Any]) -> Verdict | None:
     """Return what a state means for placement; None for one that is not known here."""
     state = managed.get("state")
+    if not isinstance(state, str):
+        return None
     if state == "ready":
         return "free"
     if state == "forcedeletion":

@@ -3,6 +3,7 @@
 A JWS covers neither the envelope's id nor its time, so the signed data itself is what must not come twice.
 """
 
+import contextlib
 import hashlib
 import sqlite3
 from collections import OrderedDict
@@ -37,13 +38,13 @@ class SeenInMemory:
 
 
 class SeenOnDisk:
-    """In one SQLite file."""
+    """In one SQLite file, opened for each set: they are rare, and nothing stays open."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._db.execute("CREATE TABLE IF NOT EXISTS seen (n INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE)")
+        self._path = path
+        with contextlib.closing(self._open()) as db:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("CREATE TABLE IF NOT EXISTS seen (n INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE)")
 
     def add(self, data: str) -> bool:
         """Remember signed data, durably; False when it was seen before.
@@ -51,14 +52,16 @@ class SeenOnDisk:
         Raises:
             sqlite3.Error: it cannot be remembered.
         """
-        done = self._db.execute("INSERT OR IGNORE INTO seen (digest) VALUES (?)", (_digest(data),))
-        if done.rowcount == 1 and done.lastrowid is not None and done.lastrowid % 1000 == 0:
-            self._db.execute("DELETE FROM seen WHERE n <= ?", (done.lastrowid - KEPT,))
-        return done.rowcount == 1
+        with contextlib.closing(self._open()) as db:
+            done = db.execute("INSERT OR IGNORE INTO seen (digest) VALUES (?)", (_digest(data),))
+            if done.rowcount == 1 and done.lastrowid is not None and done.lastrowid % 1000 == 0:
+                db.execute("DELETE FROM seen WHERE n <= ?", (done.lastrowid - KEPT,))
+            return done.rowcount == 1
 
-    def close(self) -> None:
-        """Close the file."""
-        self._db.close()
+    def _open(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, isolation_level=None)
+        db.execute("PRAGMA synchronous = FULL")
+        return db
 
 
 def _digest(data: str) -> bytes:

@@ -58,6 +58,12 @@ def _reading(desk: HealthDesk) -> APIRouter:
         _check_host(desk, host)
         return life_to_plain(desk.lives[host])
 
+    @router.get("/hosts/{host}/inventory")
+    async def inventory(host: str) -> dict[str, Any]:
+        """Hash of a host's parts at this boot, and how they differ from its golden record."""
+        _check_host(desk, host)
+        return desk.records.view(host)
+
     @router.get("/permits")
     async def permits() -> dict[str, Any]:
         """How many hosts are out of each pool, and may be."""
@@ -85,6 +91,14 @@ def _writing(desk: HealthDesk, unix_s: Callable[[], float], guard: Any) -> APIRo
         except LifecycleError as error:
             raise HTTPException(409, str(error)) from None
         return life_to_plain(desk.lives[host])
+
+    @router.put("/hosts/{host}/inventory")
+    async def accept_inventory(host: str) -> dict[str, Any]:
+        """Accept a host's present parts as its golden record."""
+        _check_host(desk, host)
+        if not desk.accept_inventory(host):
+            raise HTTPException(409, f"host {host!r} has not told its parts yet")
+        return desk.records.view(host)
 
     @router.put("/permits/{host}")
     async def approve(host: str, by: Annotated[str, Body(embed=True, min_length=1, max_length=64)]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any, Final, Protocol
 
 from flyball_aggregator.health.incident_book import REFUSING, FleetIncident, IncidentBook
+from flyball_aggregator.health.inventory import GoldenRecords
 from flyball_aggregator.health.lifecycle import HostLife, Life, LifecycleError, Move
 from flyball_aggregator.health.mode import CorrelationGuard, FleetMode
 from flyball_aggregator.health.offenders import OffenderBook
@@ -48,6 +49,7 @@ class HealthDesk:
         self.ladder = RepairLadder()
         self.lives = {host.name: HostLife(host.name) for host in site.hosts}
         self.node_states: dict[str, str] = {}
+        self.records = GoldenRecords()
         self.dirty: dict[tuple[str, str], dict[str, Any]] = {}
         self.refused = 0
         self._site = site
@@ -82,6 +84,8 @@ class HealthDesk:
         if life is None:
             return
         self._sent_mode.pop(birth.host, None)
+        if birth.gpus:
+            self._compare(birth)
         listed = next(host for host in self._site.hosts if host.name == birth.host)
         key = birth.report_public_key
         if life.stands is Life.DISCOVERED and birth.gpus and key is not None and key.hex() == listed.report_public_key:
@@ -172,10 +176,31 @@ class HealthDesk:
             if kind == "incident":
                 self.book.restore(plain)
                 self._note_node(self.book.incidents[key])
+            elif kind == "golden":
+                self.records.golden[key] = dict(plain)
             elif kind == "life" and key in self.lives:
                 self.lives[key] = life_from_plain(plain)
 
+    def accept_inventory(self, host: str) -> bool:
+        """Make a host's present inventory its golden record; False where none was seen."""
+        is_accepted = self.records.accept(host)
+        if is_accepted:
+            self._keep("golden", host, dict(self.records.golden[host]))
+        return is_accepted
+
     # Parts
+
+    def _compare(self, birth: Birth) -> None:
+        """Compare a host's parts with its golden record; a change makes the guard look closer for a while."""
+        is_first = birth.host not in self.records.golden
+        changed = self.records.take(birth)
+        if is_first:
+            self._keep("golden", birth.host, dict(self.records.golden[birth.host]))
+        if changed:
+            now_s = self._unix_s()
+            self.guard.note_change(birth.host, now_s)
+            told = {name: list(pair) for name, pair in changed.items()}
+            self._on_alarm({"kind": "inventory", "host": birth.host, "differences": told, "time_s": now_s})
 
     def _take_incident(self, event: Event, fields: dict[str, str]) -> None:
         incident, is_new = self.book.take_incident(event, fields)

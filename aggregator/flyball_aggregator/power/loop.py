@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +20,7 @@ from flyball_aggregator.broker import Outlet
 from flyball_aggregator.fleet import Fleet
 from flyball_aggregator.power.decide import RULE, Decision, HostColumns, RowColumns, decide, decide_safe_shares
 from flyball_aggregator.power.demand import Measured, start_demand, step_demand
+from flyball_aggregator.power.holds import HoldBook
 from flyball_aggregator.power.journal import hash_input, pack_input
 from flyball_aggregator.power.lease_desk import TURNS, LeaseDesk, Outgoing, whole_watts
 from flyball_aggregator.power.ledger_store import StoreFullError
@@ -40,6 +41,7 @@ from flyball_wire.topics import host_topic
 LOG: Final = logging.getLogger(__name__)
 ASSUMED_DROP_RATIO: Final = 0.3  # a grid order; for how many silent hosts a row survives (power-budgeting.md 5.5)
 RETRY_LOG_TICKS: Final = 5  # a full ledger is tried again this often
+RELEASE_TICKS: Final = 3  # a release that nobody acknowledged is sent again this often
 MAX_IN_FLIGHT: Final = 20_000  # publishes not yet taken by the broker; beyond it this tick's leases are not sent
 MILLI: Final = 1000.0
 MILLIWATT_W: Final = 1e-3
@@ -54,6 +56,7 @@ class LoopParts:
     outlet: Outlet
     store: Store
     code_version: str
+    holds: HoldBook = field(default_factory=HoldBook)
     monotonic_s: Callable[[], float] = time.monotonic
     unix_s: Callable[[], float] = time.time
 
@@ -68,7 +71,8 @@ class PowerLoop:
         self.matrix = build_matrix(self.rows, len(site.hosts))
         self.roots = root_rows(site, self.rows)
         self.limits = LimitBook(self.rows)
-        self.frozen: frozenset[str] = frozenset()
+        self.holds = parts.holds
+        self.ceilings_w: dict[str, float] = {}  # GPU watts of hosts that are held lower than their policy says
         self.snapshot: PowerSnapshot | None = None
         self.ticks = 0
         self.leases_sent = 0
@@ -156,6 +160,11 @@ class PowerLoop:
         self._since_s = carried(self._since_s, np.full(len(hosts), np.nan), hosts, 0)
         self._last_lease = np.where(hosts >= 0, self._last_lease[np.maximum(hosts, 0)], -1)
 
+    def has_handed_back(self, host: str) -> bool:
+        """Return whether a released host has acknowledged its release."""
+        known = self.parts.desk.host(host)
+        return known.released_at is not None and known.fence >= known.released_at
+
     def take_meter(self, meter: str, power_w: float, now_s: float) -> None:
         """Bring the next second forward when a meter reads more than its row may carry."""
         for row in self.rows:
@@ -177,13 +186,14 @@ class PowerLoop:
         if self.ticks % RETRY_LOG_TICKS == 0:
             parts.desk.report_writable()
         columns, sources, meter = self._read_rows(now_s, is_between=is_between)
-        standing = read_standing(parts.fleet, parts.desk, self._policy, self.frozen)
+        standing = read_standing(parts.fleet, parts.desk, self._policy, self.holds)
         hosts = self._read_hosts(standing, now_s, is_between=is_between)
         started_s = time.perf_counter()
         decision = decide(self.matrix, columns, hosts, gives_spare=parts.fleet.site.policy.gives_spare)
         solve_ms = (time.perf_counter() - started_s) * MILLI
         safe = self._safe_shares(columns, hosts)
         if parts.outlet.is_connected and len(self._in_flight) < MAX_IN_FLIGHT:
+            self._release_held(now_s)
             self._want(standing, decision, safe, now_s)
             await self._send()
         self._note_leases(standing, unix_s)
@@ -245,7 +255,7 @@ class PowerLoop:
         fleet = self.parts.fleet
         fresh = fleet.fresh_hosts(now_s, fleet.site.policy.state_stale_s)
         if is_between:
-            return standing.columns(self._policy, self._demand.demand_w, fresh)
+            return self._with_ceilings(standing.columns(self._policy, self._demand.demand_w, fresh))
         if self._demand.step_ratio.shape[1] != fleet.width:  # a host brought more GPUs than the site file said
             self._demand = start_demand(len(fleet.hosts), fleet.width)
         measured = Measured(
@@ -257,7 +267,17 @@ class PowerLoop:
             maximum_w=fleet.maximum_w,
         )
         self._demand = step_demand(self._demand, measured, fresh)
-        return standing.columns(self._policy, self._demand.demand_w, fresh)
+        return self._with_ceilings(standing.columns(self._policy, self._demand.demand_w, fresh))
+
+    def _with_ceilings(self, columns: HostColumns) -> HostColumns:
+        """Return the columns with hosts that someone wants held lower; none below its devices' minimum."""
+        if not self.ceilings_w:
+            return columns
+        names = list(self.parts.fleet.hosts)
+        asked_w = np.array([self.ceilings_w.get(name, np.inf) for name in names])
+        least_w = columns.minimum_milliwatts / MILLI
+        ceiling_w = np.minimum(columns.ceiling_w, np.maximum(asked_w, least_w))
+        return replace(columns, ceiling_w=ceiling_w, floor_w=np.minimum(columns.floor_w, ceiling_w))
 
     def _safe_shares(self, columns: RowColumns, hosts: HostColumns) -> Integers:
         """Return what hosts fall back to: all rows at what they carry without end, times the policy's ratio."""
@@ -265,6 +285,14 @@ class PowerLoop:
         lasting_w = np.array([row.continuous_limit_w for row in self.rows])
         limit_w = np.minimum(columns.limit_w, lasting_w) * ratio
         return decide_safe_shares(self.matrix, limit_w - columns.unmanaged_w - columns.reserve_w, hosts)
+
+    def _release_held(self, now_s: float) -> None:
+        """Ask for releases that are not acknowledged yet; the ledger waits for room at the host's maximum."""
+        if self.ticks % RELEASE_TICKS:
+            return
+        for host in self.holds.all("released"):
+            if host in self.parts.fleet.hosts and not self.has_handed_back(host):
+                self.parts.desk.release(host, now_s)
 
     def _want(self, standing: Standing, decision: Decision, safe: Integers, now_s: float) -> None:
         """Ask the ledger for lowerings, then raises, then for leases that must be kept alive."""

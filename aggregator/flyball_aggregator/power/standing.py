@@ -6,6 +6,7 @@ import numpy as np
 
 from flyball_aggregator.fleet import Fleet, HostRecord
 from flyball_aggregator.power.decide import NO_LEASE, HostColumns
+from flyball_aggregator.power.holds import REASONS, HoldBook
 from flyball_aggregator.power.lease_desk import LeaseDesk
 from flyball_aggregator.power.ledger import HostLedger
 from flyball_aggregator.power.policy import PolicyColumns
@@ -47,18 +48,20 @@ class Standing:
         )
 
 
-def read_standing(fleet: Fleet, desk: LeaseDesk, policy: PolicyColumns, frozen: frozenset[str]) -> Standing:
-    """Return how all hosts stand now."""
+def read_standing(fleet: Fleet, desk: LeaseDesk, policy: PolicyColumns, holds: HoldBook) -> Standing:
+    """Return how all hosts stand now; one that is being released counts at its maximum, so that others make room."""
     known = [desk.host(name) for name in fleet.hosts]
     least = [host.minimum_w for host in fleet.site.hosts]
     reasons, kept = [], []
     for record, host, mode in zip(fleet.hosts.values(), known, policy.modes, strict=True):
         reason = why_not_led(record, host, mode, has_key=fleet.site.hosts[record.index].report_public_key is not None)
-        is_frozen = not reason and host.host in frozen
-        reasons.append("frozen by an operator" if is_frozen else reason)
-        kept.append(is_frozen or (host.counts_maximum and mode == "enforce" and host.sent_milliwatts is not None))
+        hold = holds.of(host.host)
+        is_frozen = not reason and hold == "frozen"
+        reasons.append(REASONS[hold] if hold is not None and not reason else reason)
+        is_at_maximum = host.counts_maximum and mode == "enforce" and host.sent_milliwatts is not None
+        kept.append(is_frozen or (is_at_maximum and hold != "released"))
     return Standing(
-        committed_milliwatts=np.array([host.commitment_milliwatts for host in known], dtype=np.int64),
+        committed_milliwatts=np.array([_counted(host, holds) for host in known], dtype=np.int64),
         lease_milliwatts=np.array([_lease(host) for host in known], dtype=np.int64),
         minimum_milliwatts=np.array(
             [host.minimum_milliwatts or int(minimum_w * 1000) for host, minimum_w in zip(known, least, strict=True)],
@@ -68,7 +71,8 @@ def read_standing(fleet: Fleet, desk: LeaseDesk, policy: PolicyColumns, frozen: 
         reasons=tuple(reasons),
         is_kept=tuple(kept),
         is_probed=tuple(
-            host.candidate is not None and mode == "enforce" for host, mode in zip(known, policy.modes, strict=True)
+            host.candidate is not None and mode == "enforce" and holds.of(host.host) != "released"
+            for host, mode in zip(known, policy.modes, strict=True)
         ),
         fences=tuple(host.outstanding[-1].fence if host.outstanding else host.fence for host in known),
     )
@@ -100,6 +104,11 @@ def _why_at_maximum(record: HostRecord) -> str:
     if report is not None and report.has_foreign_cap:
         return "someone else sets its caps"
     return "it counts at its maximum until it is heard again"
+
+
+def _counted(host: HostLedger, holds: HoldBook) -> int:
+    is_leaving = holds.of(host.host) == "released" and not (host.is_revoked or host.is_locked_off)
+    return max(host.commitment_milliwatts, host.maximum_milliwatts) if is_leaving else host.commitment_milliwatts
 
 
 def _lease(host: HostLedger) -> int:

@@ -269,14 +269,14 @@ async def test_check_19_a_leak_holds_the_racks_hosts_and_0_lets_them_go(tmp_path
 
     _hear(room, _metadata("Rack", "RackLeakDetect", "r1/leak", stateText=STATES, **RACK), leak(1))
     snapshot = await site.seconds(2)
-    assert site.loop.frozen == {"host-0", "host-1"}
+    assert site.loop.holds.precautions == {"host-0", "host-1"}
     assert snapshot.reasons[0] == "frozen by an operator"
     _hear(room, leak(0, quality=0))
     await site.seconds(2)
-    assert site.loop.frozen == {"host-0", "host-1"}
+    assert site.loop.holds.precautions == {"host-0", "host-1"}
     _hear(room, leak(0))
     await site.seconds(2)
-    assert site.loop.frozen == frozenset()
+    assert site.loop.holds.precautions == frozenset()
     assert heard == [
         ("Rack1", ("host-0", "host-1"), True, "RackLeakDetect"),
         ("Rack1", ("host-0", "host-1"), False, ""),
@@ -334,6 +334,8 @@ async def test_check_20_our_host_states_validate_and_change_with_the_host(tmp_pa
         ({"state": "forcedeletion"}, "removed"),
         ({"state": "a new one"}, None),
         ({"state": 3}, None),
+        ({"state": {}}, None),
+        ({"state": "assigned", "instance_state": []}, "unavailable"),
     ],
 )
 def test_check_20_states_of_others_drive_placement_and_unknown_ones_change_nothing(

@@ -18,7 +18,7 @@ from flyball_aggregator.health.mode import FleetMode
 from flyball_aggregator.health.order_sender import OrderSender
 from flyball_aggregator.site import Element, Host, Site
 from flyball_aggregator.store import SqliteStore
-from flyball_wire.messages import Command, Event
+from flyball_wire.messages import Birth, Command, Event, GpuInventory
 from flyball_wire.signing import open_signed
 
 TOKEN = "0123456789abcdef"
@@ -142,6 +142,32 @@ def test_what_the_store_kept_is_there_after_a_restart(tmp_path: Path) -> None:
     assert fresh.book.incidents["h1/1"].codes == ("xid.48",)
     assert fresh.lives["h2"].stands is Life.ENROLLED
     assert fresh.permits.usage()["fleet"][0] == 1
+
+
+def birth(gpus: int, version: str = "1") -> Birth:
+    parts = tuple(GpuInventory(n, f"GPU-{n}", "H", f"0000:{n:02x}:00.0", "N", 1, 2, 2) for n in range(gpus))
+    return Birth("h1", "ab" * 16, "boot", None, None, None, version, True, parts, "n", 8, 1 << 40, None, NOW_S)
+
+
+def test_a_changed_part_is_an_alarm_once_and_gone_when_accepted() -> None:
+    desk, _, alarms = desk_of()
+    desk.take_birth(birth(2))
+    desk.take_birth(birth(2))
+    assert alarms == []
+    assert desk.records.view("h1")["hash"] == desk.records.view("h1")["golden_hash"]
+
+    desk.take_birth(birth(1))
+    desk.take_birth(birth(1))
+    assert [alarm["kind"] for alarm in alarms] == ["inventory"]
+    assert alarms[0]["differences"]["gpu1.uuid"] == ["GPU-1", None]
+
+    fresh, _, later = desk_of()
+    fresh.restore(desk.dirty)
+    fresh.take_birth(birth(1))
+    assert len(later) == 1
+    assert fresh.accept_inventory("h1")
+    assert fresh.records.view("h1")["differences"] == {}
+    assert not fresh.accept_inventory("h2")
 
 
 async def test_http_shows_incidents_and_takes_orders_of_the_tokens_bearer_only() -> None:
