@@ -50,9 +50,12 @@ class Intake:
             (f"{hosts}/state", 1),
             (f"{hosts}/ack", 1),
             (f"{hosts}/event", 1),
-            (f"{hosts}/telemetry", 1),
             (f"{PREFIX}/{self.fleet.site.name}/meter/+", 0),
         )
+
+    def bulk_subscriptions(self) -> tuple[tuple[str, int], ...]:
+        """Return the filters of what every host sends in bulk, for a session that only listens."""
+        return ((f"{PREFIX}/{self.fleet.site.name}/host/+/telemetry", 1),)
 
     def take(self, topic: str, payload: bytes, now_s: float) -> None:
         """Take one message, whatever it is.

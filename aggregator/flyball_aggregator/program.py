@@ -14,6 +14,7 @@ from fastapi import APIRouter, FastAPI
 from flyball_aggregator.api import ApiParts, build_api
 from flyball_aggregator.broadcast import Broadcast
 from flyball_aggregator.broker import BrokerSession
+from flyball_aggregator.bulk_session import BulkSession
 from flyball_aggregator.config import AggregatorConfig
 from flyball_aggregator.exchange.exchange_api import exchange_router
 from flyball_aggregator.exchange.exchange_room import ExchangeRoom, broker_like, build_room
@@ -57,6 +58,7 @@ class Program:
     version: str
     exchange: ExchangeRoom
     health: HealthDesk
+    bulk: BulkSession
 
 
 def build_program(config: AggregatorConfig, site: Site, key: SigningKey, version: str) -> Program:
@@ -79,13 +81,16 @@ def build_program(config: AggregatorConfig, site: Site, key: SigningKey, version
     desk = LeaseDesk(site, ledger_store, key, history.note_alarm)
     intake = Intake(fleet)
     session = BrokerSession(config.broker, intake.subscriptions(), intake.take)
+    bulk = BulkSession(config.broker, intake.bulk_subscriptions(), intake.take)
     loop = PowerLoop(LoopParts(fleet, desk, session, store, version, holds))
     room = build_room(config.exchange, loop, state, broker_like(config.broker, f"{config.broker.client_id}-exchange"))
     orders = OrderSender(fleet, key, session, lambda: desk.epoch, loop.publish_soon)
     keeper = HealthKeeper(loop, session, store)
     health = HealthDesk(site, orders, keeper.publish_alarm, loop.parts.unix_s)
     health.restore(store.documents())
-    program = Program(config, store, ledger_store, loop, intake, session, Broadcast(), history, version, room, health)
+    program = Program(
+        config, store, ledger_store, loop, intake, session, Broadcast(), history, version, room, health, bulk
+    )
     intake.on_ack.append(loop.take_ack)
     intake.on_meter.append(loop.take_meter)
     intake.on_event += [history.note_event, health.take_event]
@@ -119,6 +124,7 @@ async def _run_parts(program: Program) -> None:
     try:
         async with asyncio.TaskGroup() as group:
             sessions = [group.create_task(program.session.run(), name="broker")]
+            sessions.append(group.create_task(program.bulk.run(), name="broker-bulk"))
             if program.config.exchange.openadr is not None:
                 ven = build_ven(program.config.exchange.openadr, program.exchange, program.loop.parts.unix_s)
                 group.create_task(ven.run(stop), name="openadr")

@@ -54,8 +54,7 @@ async def take_all(port: int, client: str) -> dict[str, object]:
     intake = Intake(build_fleet(Site(name=SITE, is_simulated=True, elements=(Element("site", kind="feed"),))))
     counters = Counters()
     intake.on_telemetry.append(counters.take)
-    subscriptions = [(topic, 1) for topic, _ in intake.subscriptions() if topic.endswith("/telemetry")]
-    session = CLIENTS[client](BrokerConfig(port=port), subscriptions, intake.take)
+    session = CLIENTS[client](BrokerConfig(port=port), intake.bulk_subscriptions(), intake.take)
     task = asyncio.create_task(session.run())
     while not session.is_connected:
         await asyncio.sleep(0.02)
