@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
-from tests.flyball_aggregator.small_site import build_small_site
+from tests.flyball_aggregator.small_site import FakeBroker, build_small_site
 
 from flyball_aggregator.api import token_guard
 from flyball_aggregator.config import StoreConfig
@@ -194,14 +194,16 @@ async def test_http_shows_incidents_and_takes_orders_of_the_tokens_bearer_only()
 
 
 async def test_orders_are_signed_for_the_governor_that_reported(tmp_path: Path) -> None:
-    small = build_small_site(tmp_path)
+    small, taken = build_small_site(tmp_path), list[tuple[str, bytes]]()
     await small.seconds(3)
     host = next(iter(small.hosts.values()))
-    sender = OrderSender(small.loop.parts.fleet, small.lease_key, small.broker, lambda: 7, small.loop.publish_soon)
+    outlet = FakeBroker(lambda topic, payload: taken.append((topic, payload)))
+    sender = OrderSender(small.loop.parts.fleet, small.lease_key, outlet, lambda: 7, small.loop.publish_soon)
     assert sender.send(host.name, "mode", {"mode": "careful"})
     await small.loop.wait_sent()
 
-    envelope = next(said for topic, said in small.broker.said.items() if topic.endswith("/command"))
+    topic, envelope = taken[0]
+    assert topic.endswith(f"/{host.name}/command")
     command = open_signed(Command, envelope, {"lease-1": host.lease_public_key})
     assert (command.incarnation, command.action, command.epoch) == (host.incarnation, "health", 7)
     assert dict(command.arguments) == {"act": "mode", "mode": "careful"}
