@@ -112,15 +112,18 @@ def _download(folder: Path, requirements: list[str]) -> None:
 def build_wheel(build: Build) -> Path:
     """Compile flyball's wheel in the build root and return it."""
     inside = build.root / "build"
+    tracked = _output(["git", "-C", str(SOURCE), "ls-files", "-co", "--exclude-standard"]).splitlines()
+    wanted = [name for name in tracked if name.startswith(("agent/", "aggregator/", "ext/")) or "/" not in name]
+    content = texts.digest_of(SOURCE, wanted)
+    if (inside / "wheel" / content).exists():
+        return next((inside / "wheel").glob("*.whl"))
     for name in ("src", "tools", "wheel"):
         shutil.rmtree(inside / name, ignore_errors=True)
         (inside / name).mkdir(parents=True)
-    tracked = _output(["git", "-C", str(SOURCE), "ls-files", "-co", "--exclude-standard"]).splitlines()
-    for name in tracked:
-        if name.startswith(("agent/", "aggregator/", "ext/")) or "/" not in name:
-            target = inside / "src" / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(SOURCE / name, target)
+    for name in wanted:
+        target = inside / "src" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(SOURCE / name, target)
     for name in ("setuptools", "cython"):
         shutil.unpack_archive(next(build.wheelhouse.glob(f"{name}-*.whl")), inside / "tools", "zip")
     script = (
@@ -135,6 +138,7 @@ def build_wheel(build: Build) -> Path:
     )
     (wheel,) = (inside / "wheel").glob("*.whl")
     tree.assert_compiled(wheel)
+    (inside / "wheel" / content).touch()
     return wheel
 
 

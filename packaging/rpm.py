@@ -12,7 +12,7 @@ SPEC = """%global __os_install_post %{{nil}}
 %global _buildhost flyball
 %global use_source_date_epoch_as_buildtime 1
 %global clamp_mtime_to_source_date_epoch 1
-%global _binary_payload w19.zstdio
+%global _binary_payload w6.xzdio
 Name: {name}
 Version: {version}
 Release: 1

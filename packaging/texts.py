@@ -49,6 +49,14 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def digest_of(folder: Path, names: list[str]) -> str:
+    """Return one SHA-256 over names and contents of files."""
+    whole = hashlib.sha256()
+    for name in sorted(names):
+        whole.update(f"{name}\0{digest(folder / name)}\n".encode())
+    return whole.hexdigest()
+
+
 def write_units(stage: Path, package: dict[str, Any], units: Path) -> None:
     """Put units, sysusers, tmpfiles and drop-ins where systemd and people look for them."""
     for name in package.get("units", []):

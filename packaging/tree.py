@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 LIB = "lib/python3.13"
+SITE = "dist-packages"  # as Debian's sources have it
 # Of the standard library, what no program here imports.
 PRUNED = (
     "ensurepip", "idlelib", "tkinter", "turtledemo", "turtle.py", "pydoc_data", "lib2to3", "test", "venv", "curses",
@@ -20,6 +21,7 @@ PRUNED = (
 )  # fmt: skip
 # Of the wheels, what only their own tests and builds need.
 PRUNED_WHEELS = (
+    "example.py",
     "**/tests",
     "**/testing",
     "numpy/f2py",
@@ -84,8 +86,9 @@ def assemble(stage: Path, package: dict[str, Any], interpreter: Path, wheels: li
     """Make the tree under stage/usr/lib/flyball and the links in usr/bin; return what is in it."""
     home = stage / "usr/lib/flyball" / package["tree"]
     _copy_interpreter(home, interpreter, package["libraries"])
-    site = home / LIB / "site-packages"
-    shutil.rmtree(site, ignore_errors=True)
+    shutil.rmtree(home / LIB / "site-packages", ignore_errors=True)
+    site = home / LIB / SITE
+    site.mkdir()
     for wheel in wheels:
         _unpack(wheel, site)
     _keep_modules(site, package["modules"])
@@ -151,7 +154,7 @@ def _set_search_paths(home: Path) -> None:
     """Have every binary of the interpreter find the libraries beside it, and strip them all."""
     for path in [home / "bin/python3.13", *home.rglob("*.so*")]:
         path.chmod(0o755)
-        if "site-packages" not in path.parts:
+        if SITE not in path.parts:
             up = "/".join([".."] * len(path.parent.relative_to(home).parts))
             subprocess.run(["patchelf", "--set-rpath", f"$ORIGIN/{up}/lib", str(path)], check=True)
         if ".libs" not in str(path.parent):  # a wheel's own libraries were patched by its maker and may not stand it

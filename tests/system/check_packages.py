@@ -24,6 +24,7 @@ HOST, GPUS, LIMIT_W = "host-1", 2, 900.0
 LEFT = ("/usr/lib/flyball", "/etc/flyball", "/var/lib/flyball", "/var/lib/flyball-agent", "/run/flyball",
         "/usr/bin/flyball-agent", "/var/lib/private/flyball-agent",
         "/usr/lib/systemd/system/flyball-governor.service")  # fmt: skip
+MISSED: list[str] = []  # limits of time that were not kept; the steps after them are still taken
 DROP_IN = f"""\
 [Service]
 Environment=FLYBALL_SIM_PLANT=/plant/plant FLYBALL_SIM_HOST={HOST} FLYBALL_NVML_LIBRARY=/plant/libnvidia-ml.so.1
@@ -55,7 +56,9 @@ def main() -> int:
         plant.terminate()
         plant.wait(10)
         shutil.rmtree(folder, ignore_errors=True)
-    return 0
+    for line in MISSED:
+        print(f"FAILED: {line}")
+    return 1 if MISSED else 0
 
 
 def start_plant(folder: Path) -> "subprocess.Popen[bytes]":
@@ -146,7 +149,8 @@ def killed(machine: Machine) -> None:
         machine.run("kill", "-9", before)
         took = machine.wait(f"{unit} back", partial(_is_back, machine, unit, before), 20)
         said(f"{unit} killed", f"back after {took:.1f} s")
-        assert took <= most_s, f"{unit}: back after {took:.1f} s, expected {most_s} s"
+        if took > most_s:
+            MISSED.append(f"{unit}: back after {took:.1f} s, expected {most_s} s")
 
 
 def hung(machine: Machine) -> None:
