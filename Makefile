@@ -31,12 +31,21 @@ format: setup
 bench: setup
 	$(BIN)/python -m tests.bench
 
+evidence: setup
+	$(BIN)/flyball twin evidence
+
 system:
 	packaging/system.sh
+
+packages: setup
+	$(BIN)/python packaging/build.py --interpreter "$$(packaging/interpreter.sh)"
+
+system-packages:
+	packaging/system.sh mmdebstrap systemd-container rpm patchelf
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
 	find agent aggregator ext tests -name '__pycache__' -prune -exec rm -rf {} +
 	find ext -name '*.so' -delete
 
-.PHONY: run setup test lint format bench system clean
+.PHONY: run setup test lint format bench evidence system system-packages packages clean

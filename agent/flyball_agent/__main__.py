@@ -12,11 +12,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
+from flyball_agent import host_facts
 from flyball_agent.agent import Agent, spool_directory
 from flyball_agent.backoff import Backoff
 from flyball_agent.config import DEFAULT_PATH, AgentConfig, load_agent_config
 from flyball_agent.exporter import Exporter
 from flyball_agent.governor_link import GovernorLink
+from flyball_agent.host_health import HostHealth
 from flyball_agent.host_metrics import agent_families
 from flyball_agent.session import Session, SessionParts
 from flyball_agent.spool import Spool
@@ -54,11 +56,13 @@ async def run(config: AgentConfig) -> None:
     agent = Agent(config)
     agent.link = GovernorLink(config.governor_socket, agent, Backoff(0.1, 2.0))
     agent.session = _session(config, agent, spool)
+    agent.health = _open_health(config, agent)
     exporter = Exporter(config.exporter, [lambda: agent_families(agent)])
     parts = [agent.link.run(), agent.run_ticks()]
     parts += [agent.run_telemetry()] if config.telemetry.enabled and config.broker.enabled else []
     parts += [agent.session.run()] if config.broker.enabled else []
     parts += [exporter.run()] if config.exporter.enabled else []
+    parts += [agent.health.run()] if agent.health is not None else []
     tasks = asyncio.gather(*parts)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -68,8 +72,18 @@ async def run(config: AgentConfig) -> None:
     except asyncio.CancelledError:
         pass  # asked to end
     finally:
+        if agent.health is not None:
+            agent.health.close()
         if spool is not None:
             spool.close()
+
+
+def _open_health(config: AgentConfig, agent: Agent) -> HostHealth | None:
+    if not config.health.enabled:
+        return None
+    health = HostHealth(config, agent.publish_event, host_facts.read_boot_id())
+    health.open()
+    return health
 
 
 def _session(config: AgentConfig, agent: Agent, spool: Spool | None) -> Session:

@@ -5,11 +5,12 @@ broker nor a lost governor does more than delay.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,8 @@ from flyball_agent import host_facts
 from flyball_agent.config import AgentConfig
 from flyball_agent.governor_link import Descriptors, GovernorLink
 from flyball_agent.host_facts import HostFacts, HostReader
+from flyball_agent.host_health import HostHealth
+from flyball_agent.host_power import HostPowerReader, ZonePower
 from flyball_agent.session import Session
 from flyball_agent.state_columns import columns_of
 from flyball_agent.state_window import GpuWindow, StateWindow
@@ -27,10 +30,12 @@ from flyball_fast.ring import Ring
 from flyball_wire.codec import encode
 from flyball_wire.errors import WireError
 from flyball_wire.lease import HostMode
-from flyball_wire.local_socket import DeviceEvent, HelloReply, StatusReply
-from flyball_wire.messages import Birth, Event, State, Telemetry
+from flyball_wire.local_socket import ORDER_EVENT, DeviceEvent, HelloReply, StatusReply
+from flyball_wire.messages import Birth, Event, GpuColumns, State, Telemetry
 from flyball_wire.topics import OrderChannel
 
+EXCURSION_BEFORE_S: Final = 2.0  # full-rate rows before a trigger, published at once
+EXCURSION_AFTER_S: Final = 2.0
 STATUS_STALE_S: Final = 5.0  # a governor silent for longer counts as gone
 REPORT_STALE_S: Final = 2.5  # the governor reports every second; ask when it does not
 REFUSAL_EVERY_S: Final = 30.0  # one event for each kind of order; the exporter counts them all
@@ -47,7 +52,10 @@ class View:
     report_at_s: float = float("-inf")
     windows: tuple[GpuWindow, ...] = ()
     facts: HostFacts | None = None
+    zones: tuple[ZonePower, ...] = ()
     events_total: dict[str, int] = field(default_factory=dict)
+    xids_total: dict[tuple[int | None, str], int] = field(default_factory=dict)  # (gpu, XID)
+    last_xid: dict[int | None, str] = field(default_factory=dict)
 
 
 class Agent:
@@ -58,11 +66,12 @@ class Agent:
         self.view = View()
         self.session: Session | None = None
         self.link: GovernorLink | None = None
-        self.on_kernel_log: Callable[[int | None], None] | None = None  # owns the descriptor given to it
+        self.health: HostHealth | None = None
         self._monotonic = monotonic
         self._window: StateWindow | None = None
         self._batches: TelemetryBatches | None = None
         self._reader = HostReader()
+        self._power_reader = HostPowerReader()
         self._refused_at_s: dict[str, float] = {}
         self._last_change: tuple[object, ...] = ()
         self._boot_id = host_facts.read_boot_id()
@@ -77,8 +86,9 @@ class Agent:
             return
         self.view.hello = hello
         self._attach(descriptors)
-        if self.on_kernel_log is not None:
-            self.on_kernel_log(descriptors.kernel_log)
+        if self.health is not None:
+            self.health.take_hello(hello)
+            self.health.take_kernel_log(descriptors.kernel_log)
         elif descriptors.kernel_log is not None:
             os.close(descriptors.kernel_log)
         if self.session is not None:
@@ -96,8 +106,25 @@ class Agent:
         self.view.status_at_s = self._monotonic()
 
     def handle_device_event(self, event: DeviceEvent) -> None:
-        """Publish what the device side noticed."""
+        """Publish what the device side noticed; an order that the governor verified goes to the health of this host."""
+        if event.name == ORDER_EVENT:
+            if self.health is not None:
+                self.health.take_order(dict(event.fields))
+            return
+        if self.health is not None:
+            self.health.take_device_event(event)
+        if event.name == "xid":
+            self._count_xid(event)
+        if event.name == "excursion":
+            self.send_excursion(event.gpu)
         self.publish_event(event.name, event.severity, event.gpu, event.fields, occurred_at_s=event.occurred_at_s)
+
+    def _count_xid(self, event: DeviceEvent) -> None:
+        """Count by GPU and number: a gauge of the last one, as others have it, hides the same one coming again."""
+        xid = dict(event.fields).get("code", "unknown")
+        key = event.gpu, xid
+        self.view.xids_total[key] = self.view.xids_total.get(key, 0) + 1
+        self.view.last_xid[event.gpu] = xid
 
     def handle_refusal(self, action: str, error: str) -> None:
         """Say that the governor refused an order, not every time: refused leases come again every few seconds."""
@@ -115,8 +142,8 @@ class Agent:
         self.view.status = None
         self._detach()
         self.view.windows = ()
-        if self.on_kernel_log is not None:
-            self.on_kernel_log(None)
+        if self.health is not None:
+            self.health.take_kernel_log(None)
 
     # What the broker brings.
 
@@ -203,19 +230,38 @@ class Agent:
         """Publish the rows written since the last call, over any outage that the spool can hold."""
         if self._batches is None or self.session is None:
             return
-        for columns in self._batches.take():
+        self._send_columns("steady", self._batches.take())
+
+    def _send_columns(self, window: str, batches: Iterable[bytes]) -> None:
+        if self.session is None:
+            return
+        for columns in batches:
             sequence = self.session.next_sequence("telemetry")
-            message = Telemetry(self.config.host_id, self.session.session_id, sequence, "steady", columns)
+            message = Telemetry(self.config.host_id, self.session.session_id, sequence, window, columns)
             try:
                 self.session.publish_kept("telemetry", encode(message))
             except WireError as error:
                 _log.error("telemetry dropped: %s", error)
 
+    def send_excursion(self, gpu: int | None) -> None:
+        """Publish the full-rate rows before a trigger at once, and those after it when they are there."""
+        self._send_window("excursion_before", gpu, EXCURSION_BEFORE_S)
+        with contextlib.suppress(RuntimeError):  # no loop runs: the rows after it come with the steady batches
+            loop = asyncio.get_running_loop()
+            loop.call_later(EXCURSION_AFTER_S, self._send_window, "excursion_after", gpu, EXCURSION_AFTER_S)
+
+    def _send_window(self, window: str, gpu: int | None, seconds: float) -> None:
+        if self._batches is not None:
+            self._send_columns(window, self._batches.take_window(gpu, seconds))
+
     def tick(self) -> None:
         """Sum up the second that ended, ask the governor for the next one, publish the state."""
         now_s = self._monotonic()
         self.view.facts = self._reader.read()
+        self.view.zones = self._power_reader.read(now_s)
         self.view.windows = self._window.take(time.monotonic_ns()) if self._window is not None else ()
+        if self.health is not None:
+            self.health.take_samples(self.view.status if self.is_governor_alive else None, self.view.windows)
         if self.link is not None:
             self.link.ask_status()
             if now_s - self.view.report_at_s > REPORT_STALE_S:
@@ -262,8 +308,16 @@ class Agent:
             cpu_ratio=facts.cpu_ratio if facts is not None else None,
             memory_used_bytes=facts.memory_used_bytes if facts is not None else None,
             spooled=self.session.waiting() if self.session is not None else 0,
-            gpus=columns_of(self.view.hello if is_online else None, status, self.view.windows),
+            gpus=self._columns(status, is_online=is_online),
         )
+
+    def _columns(self, status: StatusReply | None, *, is_online: bool) -> GpuColumns:
+        """Return the GPUs' columns; the governor's word on health stands unless it is ok and more is known."""
+        columns = columns_of(self.view.hello if is_online else None, status, self.view.windows)
+        if self.health is None:
+            return columns
+        words = [(self.health.word(gpu) or word) if word == "ok" else word for gpu, word in enumerate(columns.health)]
+        return replace(columns, health=tuple(words))
 
     def _attach(self, descriptors: Descriptors) -> None:
         """Map the ring that came with a hello; without one there are no windows."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
+from flyball_agent.health_config import HealthConfig, IsolationConfig
 from flyball_wire import mqtt
 from flyball_wire.codec import Range
 from flyball_wire.config import load_config
@@ -67,6 +68,8 @@ class AgentConfig:
     spool: SpoolConfig = SpoolConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     exporter: ExporterConfig = ExporterConfig()
+    health: HealthConfig = HealthConfig()
+    isolation: IsolationConfig = IsolationConfig()
 
     def __post_init__(self) -> None:
         """Refuse names that topics cannot carry."""

@@ -90,7 +90,7 @@ class DeviceFacts:
             return
         if self.gpu_count is None or count > self.gpu_count:
             self.gpu_count = count
-        yield from self._poll(NODE, "absence.gpu", float(count < self.gpu_count), at_s, f"{count} of {self.gpu_count}")
+        yield from self.poll(NODE, "absence.gpu", float(count < self.gpu_count), at_s, f"{count} of {self.gpu_count}")
 
     def of_silence(self, silent_s: float, at_s: float) -> Iterator[Fact]:
         """Yield the facts of how long the sampler has not answered: slow, then hung, then over."""
@@ -130,7 +130,7 @@ class DeviceFacts:
 
     def _of_gauges(self, entity: Entity, sample: DeviceSample, before: DeviceSample | None) -> Iterator[Fact]:
         for code, value in self._values(entity, sample, before):
-            yield from self._poll(entity, code, value, sample.at_s, f"{code} = {value}")
+            yield from self.poll(entity, code, value, sample.at_s, f"{code} = {value}")
 
     def _values(
         self, entity: Entity, sample: DeviceSample, before: DeviceSample | None
@@ -161,7 +161,8 @@ class DeviceFacts:
         self.nvlinks[entity] = max(up, self.nvlinks.get(entity, 0))
         return float(up < self.nvlinks[entity])
 
-    def _poll(self, entity: Entity, code: str, value: float | None, at_s: float, evidence: str) -> Iterator[Fact]:
+    def poll(self, entity: Entity, code: str, value: float | None, at_s: float, evidence: str) -> Iterator[Fact]:
+        """Take one poll of a gauge or absence by its code (gauges.RULES); yield a fact when that changes anything."""
         rule: GaugeRule = RULES[code]
         gauge = self._gauges.setdefault((entity, code), Gauge(rule))
         changed = gauge.poll(value)

@@ -7,7 +7,7 @@ begins. Acts run beside each other, one at a time for an entity: what hangs for 
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, Self
 
@@ -18,9 +18,13 @@ from flyball_agent.health_journal import HealthJournal
 from flyball_agent.isolation import Isolation, StepResult, Target
 from flyball_agent.isolation_guard import IsolationGuard, Surroundings, Verdict
 from flyball_agent.kernel_log import KernelLog
+from flyball_agent.kernel_messages import KernelMessage
+from flyball_agent.together import run_together
 
 PERMIT_S: Final = 0.5  # no answer by then is no answer; the offline rule decides
 TICK_S: Final = 1.0
+PAUSE_S: Final = 0.2  # of reading in a flood; the kernel's ring keeps what comes meanwhile
+IDLE_WAKES: Final = 4  # readable and nothing to read, this often in a row
 MAX_DECISIONS: Final = 1000
 
 
@@ -30,8 +34,8 @@ class Hands(Protocol):
     async def ask_permit(self, target: Target) -> bool | None:
         """Return the aggregator's answer, None when nobody answers."""
 
-    async def drain(self, target: Target) -> str:
-        """Tell work to leave and return, in words, once it has, or policy gave up waiting."""
+    async def drain(self, target: Target) -> str | None:
+        """Tell work to leave and return, in words, how it is known to have left; None when it may still be there."""
 
     async def repair(self, target: Target, action: str) -> tuple[bool, str]:
         """Return (done, proof or reason)."""
@@ -60,6 +64,7 @@ class KeeperParts:
         target_of: The target of an intent: host name, index and UUID of its GPU.
         publish_state: Writes the health file; called after every change and with each tick.
         tell: Takes each decision, for the event topic and the explanation.
+        note_taken: Called after inputs, once what they change is on disk and being acted on.
     """
 
     journal: HealthJournal
@@ -71,6 +76,7 @@ class KeeperParts:
     target_of: Callable[[Intent], Target]
     publish_state: Callable[[], None]
     tell: Callable[[Decision], None]
+    note_taken: Callable[[], None] = lambda: None
     decisions: deque[Decision] = field(default_factory=lambda: deque(maxlen=MAX_DECISIONS))
 
 
@@ -100,7 +106,12 @@ class FaultKeeper:
 
     def take(self, given: Input) -> None:
         """Take one input; what must be refused is refused when this returns."""
-        self._carry_out(self._parts.journal.apply(given))
+        self.take_all([given])
+
+    def take_all(self, inputs: Sequence[Input]) -> None:
+        """Take inputs that came together, with one write to the disk."""
+        self._carry_out(self._parts.journal.apply_all(inputs))
+        self._parts.note_taken()
 
     def tick(self) -> None:
         """Let time pass and keep the health file fresh."""
@@ -117,30 +128,59 @@ class FaultKeeper:
 
     async def run(self, log: KernelLog, descriptor: int) -> None:
         """Follow the kernel log, and time, until cancelled."""
+        await run_together(self.follow(log, descriptor), self._run_ticks())
+
+    async def follow(self, log: KernelLog, descriptor: int) -> None:
+        """Follow the kernel log until cancelled; the descriptor stays the caller's to close."""
         log.start()
-        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+        loop, ready, idle = asyncio.get_running_loop(), asyncio.Event(), 0
         loop.add_reader(descriptor, ready.set)
         try:
             while True:
+                read = log.counters.records
                 self.read_log(log)
+                idle = idle + 1 if log.counters.records == read else 0
+                if log.is_exhausted or idle > IDLE_WAKES:
+                    await self._pause(descriptor, ready)  # a flood, or a peer that is gone: never spin
                 ready.clear()
-                if log.is_exhausted:
-                    loop.remove_reader(descriptor)
-                    await asyncio.sleep(TICK_S)
-                    loop.add_reader(descriptor, ready.set)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(TICK_S):  # wait_for of Python 3.11 can swallow a cancellation
-                        await ready.wait()
-                self.tick()
+                await ready.wait()
         finally:
             loop.remove_reader(descriptor)
 
+    async def _pause(self, descriptor: int, ready: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(descriptor)
+        await asyncio.sleep(PAUSE_S)
+        loop.add_reader(descriptor, ready.set)
+
+    async def _run_ticks(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.tick()
+
+    async def recheck(self) -> None:
+        """Look whether each isolation still stands, and set up again what somebody has taken down."""
+        parts = self._parts
+        for entity, health in list(self.machine.healths.items()):
+            if not health.state.refuses_work:
+                continue
+            incident = health.top_incident()
+            intent = Intent("isolate", entity, incident.id if incident else "", "it did not stand any more")
+            missing = await parts.isolation.missing(parts.target_of(intent))
+            if missing and parts.guard.judge(intent, parts.surroundings(self.machine)).is_allowed:
+                results = tuple(await parts.isolation.isolate(parts.target_of(intent)))
+                self._decide(intent, Verdict(True, f"taken down by another hand: {', '.join(missing)}"), results)
+
     def read_log(self, log: KernelLog) -> None:
         """Take the facts of all records that are there now."""
-        boot_id = self.machine.host.boot_id
         for message in log.read_ready():
-            for fact in facts_of_message(message, at_s=self._parts.now_s(), boot_id=boot_id):
-                self.take(fact)
+            self.take_message(message)
+
+    def take_message(self, message: KernelMessage) -> None:
+        """Take the facts of one kernel message."""
+        boot_id = self.machine.host.boot_id
+        for fact in facts_of_message(message, at_s=self._parts.now_s(), boot_id=boot_id):
+            self.take(fact)
 
     async def wait_idle(self) -> None:
         """Wait until nothing is being done."""
@@ -182,7 +222,8 @@ class FaultKeeper:
         if intent.kind == "release":
             return "", "", tuple(await self._parts.isolation.release(target))
         if intent.kind == "drain":
-            return "drained", await hands.drain(target), ()
+            told = await hands.drain(target)
+            return ("" if told is None else "drained"), told or "", ()
         if intent.kind == "repair":
             return await self._repair(intent, target)
         if intent.kind == "validate":

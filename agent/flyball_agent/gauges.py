@@ -45,6 +45,8 @@ RULES: Final = {
         GaugeRule("gauge.nvlink_crc", 100, 3, 3, is_degrading=True, group="nvlink"),
         GaugeRule("gauge.ecc_corrected", 100, 3, 3, group="memory"),
         GaugeRule("gauge.slower_than_peers", 1, 30, 60, group="slow"),
+        GaugeRule("gauge.memory_low", 0.98, 3, 3, group="memory_host"),  # share in use; host sources poll every 10 s
+        GaugeRule("gauge.disk_full", 0.97, 3, 3, group="storage"),
         GaugeRule("absence.gpu", 1, 3, 3, is_degrading=True, group="bus"),
         GaugeRule("absence.nvlink", 1, 3, 3, is_degrading=True, group="nvlink"),
         GaugeRule("absence.port", 1, 10, 10, is_degrading=True, group="nic"),

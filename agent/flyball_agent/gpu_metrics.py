@@ -1,6 +1,6 @@
 """Metrics of each GPU: the names and units that users of dcgm-exporter know, and ours in base units."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Literal, NamedTuple
 
 from flyball_agent.exposition import Family, Labels
@@ -16,6 +16,20 @@ class _Metric(NamedTuple):
     kind: Literal["gauge", "counter"]
     help: str
     read: Callable[[GpuWindow], float | None]
+
+
+class _Slow(NamedTuple):
+    """A metric of the slow tiers: `key` is its name in the ring, `factor` makes the unit of its name."""
+
+    name: str
+    kind: Literal["gauge", "counter"]
+    help: str
+    key: str
+    factor: float = 1.0
+
+    def read(self, window: GpuWindow) -> float | None:
+        value = window.slow.get(self.key)
+        return None if value is None else value * self.factor
 
 
 def _times(read: Callable[[GpuWindow], float | None], factor: float) -> Callable[[GpuWindow], float | None]:
@@ -51,6 +65,50 @@ _DCGM: Final = (
         _times(lambda w: w.memory_used_bytes, 1 / MEBI),
     ),
 )
+_OURS_SLOW: Final = (
+    _Slow("flyball_gpu_memory_used_bytes", "gauge", "Memory in use.", "memory_used_bytes"),
+    _Slow("flyball_gpu_memory_bytes", "gauge", "Memory of the board.", "memory_total_bytes"),
+    _Slow("flyball_gpu_memory_temperature_celsius", "gauge", "Memory temperature.", "memory_temperature_c"),
+    _Slow("flyball_gpu_limit_requested_watts", "gauge", "Power limit asked for in band.", "limit_requested_mw", 1e-3),
+    _Slow("flyball_gpu_limit_enforced_watts", "gauge", "Power limit in force.", "limit_enforced_mw", 1e-3),
+    _Slow("flyball_gpu_pcie_sent_bytes_total", "counter", "Bytes sent over PCIe.", "pcie_tx_bytes"),
+    _Slow("flyball_gpu_pcie_received_bytes_total", "counter", "Bytes received over PCIe.", "pcie_rx_bytes"),
+    _Slow("flyball_gpu_pcie_replays_total", "counter", "PCIe packets sent again.", "pcie_replays"),
+    _Slow("flyball_gpu_nvlink_sent_bytes_total", "counter", "Bytes sent over NVLink.", "nvlink_tx_bytes"),
+    _Slow("flyball_gpu_nvlink_received_bytes_total", "counter", "Bytes received over NVLink.", "nvlink_rx_bytes"),
+    _Slow("flyball_gpu_nvlink_crc_errors_total", "counter", "NVLink CRC errors, all links.", "nvlink_crc_errors"),
+    _Slow("flyball_gpu_nvlink_replays_total", "counter", "NVLink replays, all links.", "nvlink_replays"),
+    _Slow("flyball_gpu_nvlink_recoveries_total", "counter", "NVLink recoveries, all links.", "nvlink_recoveries"),
+    _Slow("flyball_gpu_ecc_corrected_total", "counter", "Corrected memory errors since driver load.", "ecc_corrected"),
+    _Slow(
+        "flyball_gpu_ecc_uncorrected_total",
+        "counter",
+        "Uncorrected memory errors since driver load.",
+        "ecc_uncorrected",
+    ),
+    _Slow("flyball_gpu_rows_remapped_corrected", "gauge", "Rows remapped for corrected errors.", "remapped_corrected"),
+    _Slow(
+        "flyball_gpu_rows_remapped_uncorrected",
+        "gauge",
+        "Rows remapped for uncorrected errors.",
+        "remapped_uncorrected",
+    ),
+    _Slow("flyball_gpu_row_remap_pending", "gauge", "1 while a remap waits for a reset.", "remap_pending"),
+    _Slow("flyball_gpu_row_remap_failed", "gauge", "1 after a remap failed.", "remap_failed"),
+    _Slow("flyball_gpu_recovery_action", "gauge", "What the driver asks for: 0 none, 1 reset.", "recovery_action"),
+)
+# dcgm-exporter's names for the same.
+_DCGM_SLOW: Final = (
+    _Slow("DCGM_FI_DEV_MEMORY_TEMP", "gauge", "Memory temperature (in C).", "memory_temperature_c"),
+    _Slow("DCGM_FI_DEV_PCIE_REPLAY_COUNTER", "counter", "Total number of PCIe retries.", "pcie_replays"),
+    _Slow("DCGM_FI_DEV_ECC_SBE_VOL_TOTAL", "counter", "Single-bit volatile ECC errors.", "ecc_corrected"),
+    _Slow("DCGM_FI_DEV_ECC_DBE_VOL_TOTAL", "counter", "Double-bit volatile ECC errors.", "ecc_uncorrected"),
+    _Slow("DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS", "counter", "Remapped rows, correctable.", "remapped_corrected"),
+    _Slow(
+        "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS", "counter", "Remapped rows, uncorrectable.", "remapped_uncorrected"
+    ),
+    _Slow("DCGM_FI_DEV_ROW_REMAP_FAILURE", "gauge", "Whether remapping of rows has failed.", "remap_failed"),
+)
 _OURS: Final = (
     _Metric("flyball_gpu_power_watts", "gauge", "Board power, mean of the last second.", lambda w: w.power_w),
     _Metric(
@@ -78,17 +136,35 @@ def gpu_families(
     rows = [windows[gpu.index] if gpu.index < len(windows) else GpuWindow() for gpu in inventory]
     labels = [_labels(hostname, gpu) for gpu in inventory]
     is_nvidia = [gpu.vendor.lower() == "nvidia" for gpu in inventory]
-    for metric in _DCGM:
+    for metric in (*_DCGM, *_DCGM_SLOW):
         family = Family(metric.name, metric.kind, metric.help)
         for row, label, known in zip(rows, labels, is_nvidia, strict=True):
             family.add(metric.read(row) if known else None, label)
         yield family
-    for metric in _OURS:
+    for metric in (*_OURS, *_OURS_SLOW):
         family = Family(metric.name, metric.kind, metric.help)
         for row, label in zip(rows, labels, strict=True):
             family.add(metric.read(row), label)
         yield family
     yield from _column_families(columns, inventory, labels)
+
+
+def xid_families(
+    hostname: str,
+    inventory: tuple[GpuInventory, ...],
+    counts: Mapping[tuple[int | None, str], int],
+    newest: Mapping[int | None, str],
+) -> Iterator[Family]:
+    """Yield how often each XID came, and the last one of each GPU under dcgm-exporter's name."""
+    labels = {gpu.index: _labels(hostname, gpu) for gpu in inventory}
+    total = Family("flyball_gpu_xid_total", "counter", "XIDs that the driver reported, by number.")
+    for (gpu, xid), count in counts.items():
+        total.add(count, {**labels.get(gpu if gpu is not None else -1, {"gpu": "unknown"}), "xid": xid})
+    last = Family("DCGM_FI_DEV_XID_ERRORS", "gauge", "Value of the last XID error encountered.")
+    for gpu, xid in newest.items():
+        if gpu in labels and xid.isdecimal():
+            last.add(float(xid), labels[gpu])
+    yield from (total, last)
 
 
 def _column_families(

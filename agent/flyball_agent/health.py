@@ -191,7 +191,7 @@ class HealthMachine:
         incident = health.top_incident()
         causes = [cause for cause in health.open_causes() if cause.level >= Level.QUARANTINED]
         resumed_s = health.resumed_until_s
-        if now_s < resumed_s and not any(cause.is_hard and cause.opened_s > health.since_s for cause in causes):
+        if now_s < resumed_s and not any(cause.is_hard and cause.opened_s > health.resumed_s for cause in causes):
             return
         if incident is None or not self._is_permitted(health, causes):
             yield from self._ask_permit(health, incident, now_s)
@@ -298,7 +298,7 @@ class HealthMachine:
             yield from self._settle(health, order.at_s)
         elif order.act in {"resume", "clear"}:
             span_s = self.settings.resume_respected_s if order.hours is None else order.hours * 3600.0
-            health.resumed_until_s = order.at_s + span_s
+            health.resumed_s, health.resumed_until_s = order.at_s, order.at_s + span_s
             self._close_all(health, order.at_s)
             health.permit, health.is_held = "", False
             if order.act == "clear":

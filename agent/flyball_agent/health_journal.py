@@ -8,7 +8,7 @@ another name first, so that there is always one whole journal.
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Self
@@ -53,9 +53,14 @@ class HealthJournal:
 
     def apply(self, given: Input) -> list[Intent]:
         """Write an input down where it changes more than a count, then apply it."""
-        if not isinstance(given, Fact) or self.machine.is_news(given):
-            self._append(input_to_plain(given))
-        return self.machine.apply(given)
+        return self.apply_all([given])
+
+    def apply_all(self, inputs: Sequence[Input]) -> list[Intent]:
+        """Apply inputs in order, with one write and one sync for all of them; each is judged by what was before."""
+        news = [given for given in inputs if not isinstance(given, Fact) or self.machine.is_news(given)]
+        if news:
+            self._append(*(input_to_plain(given) for given in news))
+        return [intent for given in inputs for intent in self.machine.apply(given)]
 
     def tick(self, now_s: float) -> list[Intent]:
         """Let time pass; the tick is written down when it moved something."""
@@ -79,11 +84,11 @@ class HealthJournal:
         os.close(self._descriptor)
         self._descriptor, self._bytes = descriptor, len(line)
 
-    def _append(self, plain: dict[str, Any]) -> None:
-        line = encode_line(plain)
-        _write_all(self._descriptor, line)
+    def _append(self, *plain: dict[str, Any]) -> None:
+        lines = b"".join(encode_line(one) for one in plain)
+        _write_all(self._descriptor, lines)
         os.fdatasync(self._descriptor)
-        self._bytes += len(line)
+        self._bytes += len(lines)
 
     def _replay(self) -> int:
         """Apply the whole lines; return their bytes."""

@@ -74,6 +74,7 @@ class Health:
     validated_s: float | None = None
     is_held: bool = False  # an operator's or the fleet's hold: no release
     held_by: str = ""
+    resumed_s: float = 0.0  # an operator's manual resume, and until when it is respected
     resumed_until_s: float = 0.0
     probation_until_s: float = 0.0
     reminded_s: float = 0.0

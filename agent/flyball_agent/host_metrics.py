@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from flyball_agent.agent import Agent
 from flyball_agent.exposition import Family
-from flyball_agent.gpu_metrics import gpu_families
+from flyball_agent.gpu_metrics import gpu_families, xid_families
 from flyball_agent.host_facts import read_hostname
 from flyball_agent.state_columns import columns_of
 from flyball_wire.local_socket import StatusReply
@@ -17,10 +17,12 @@ def agent_families(agent: Agent) -> Iterator[Family]:
     if view.hello is not None:
         columns = columns_of(view.hello, status, view.windows)
         yield from gpu_families(read_hostname(), view.hello.gpus, columns, view.windows)
+        yield from xid_families(read_hostname(), view.hello.gpus, view.xids_total, view.last_xid)
     yield Family("flyball_governor_alive", "gauge", "1 while the governor answers.").add(agent.is_governor_alive)
     if status is not None:
         yield from _lease_families(status)
     yield from _host_families(agent)
+    yield from _zone_families(agent)
     yield from _session_families(agent)
 
 
@@ -67,6 +69,15 @@ def _host_families(agent: Agent) -> Iterator[Family]:
     )
     yield Family("flyball_agent_cpu_seconds_total", "counter", "CPU time of this agent.").add(facts.agent_cpu_seconds)
     yield Family("flyball_agent_memory_bytes", "gauge", "Resident memory of this agent.").add(facts.agent_memory_bytes)
+
+
+def _zone_families(agent: Agent) -> Iterator[Family]:
+    power = Family("flyball_host_zone_power_watts", "gauge", "Processor and memory power, mean of the last second.")
+    energy = Family("flyball_host_zone_energy_joules_total", "counter", "The same as energy, since the agent began.")
+    for zone in agent.view.zones:
+        power.add(zone.power_w, {"zone": zone.zone})
+        energy.add(zone.energy_j, {"zone": zone.zone})
+    yield from (power, energy)
 
 
 def _session_families(agent: Agent) -> Iterator[Family]:

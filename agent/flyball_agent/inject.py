@@ -42,13 +42,22 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(arguments: argparse.Namespace) -> int:
     """Leave the drill; 0, or 1 when the folder cannot be written."""
-    drill = {"kind": arguments.kind, "value": arguments.value, "gpu": arguments.gpu}
     try:
-        write_whole(arguments.folder / f"{uuid.uuid4().hex}.json", json.dumps(drill).encode(), mode=0o600)
+        leave_drill(arguments.folder, arguments.kind, arguments.value, arguments.gpu)
     except OSError as error:
         sys.stderr.write(f"flyball-agent inject: {error}\n")
         return 1
     return 0
+
+
+def leave_drill(folder: Path, kind: str, value: str, gpu: str | None = None) -> None:
+    """Leave a drill where the agent takes it.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    drill = {"kind": kind, "value": value, "gpu": gpu}
+    write_whole(folder / f"{uuid.uuid4().hex}.json", json.dumps(drill).encode(), mode=0o600)
 
 
 def take_drills(folder: Path) -> Iterator[dict[str, Any]]:

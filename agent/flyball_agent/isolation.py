@@ -5,6 +5,7 @@ it is done, so that a crash leaves nothing behind that nobody would lift. A dry 
 """
 
 import asyncio
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -179,6 +180,19 @@ class Isolation:
             for actuator in reversed(every)
             if self._book.holds(target.entity, actuator.name) is not None
         ]
+
+    async def missing(self, target: Target) -> list[str]:
+        """Return the means that we hold on an entity and that do not stand any more; one that cannot tell stands."""
+        profile = self._profile_of(target.entity)
+        gone = []
+        for actuator in profile.steps:
+            if self._book.holds(target.entity, actuator.name) is None:
+                continue
+            with contextlib.suppress(TimeoutError, IsolationError, OSError):
+                async with asyncio.timeout(actuator.limit_s):
+                    if not await actuator.verify(target):
+                        gone.append(actuator.name)
+        return gone
 
     async def _apply_one(self, actuator: Actuator, target: Target) -> StepResult:
         try:

@@ -3,9 +3,9 @@
 Observing is the default. Refused is not forgotten: the intent is explained as "would", and stands as long as the cause.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from flyball_agent.health_inputs import Intent
 
@@ -66,6 +66,7 @@ class IsolationGuard:
     actions: list[float] = field(default_factory=list)
     repairs: list[tuple[float, str]] = field(default_factory=list)
     offline_nodes: int = 0
+    save: Callable[[], None] = lambda: None  # called with each count, before the act
 
     def judge(self, intent: Intent, around: Surroundings) -> Verdict:
         """Return whether an intent may be carried out now."""
@@ -82,6 +83,17 @@ class IsolationGuard:
             self.actions = [at_s for at_s in self.actions if now_s - at_s < DAY_S] + [now_s]
         if intent.kind == "repair":
             self.repairs = [entry for entry in self.repairs if now_s - entry[0] < DAY_S] + [(now_s, str(intent.entity))]
+        self.save()
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the counts as plain values: a restart gives no new allowance."""
+        return {"actions": self.actions, "repairs": self.repairs, "offline_nodes": self.offline_nodes}
+
+    def restore(self, plain: dict[str, Any]) -> None:
+        """Take over what `to_plain` gave."""
+        self.actions = [float(at_s) for at_s in plain["actions"]]
+        self.repairs = [(float(at_s), str(entity)) for at_s, entity in plain["repairs"]]
+        self.offline_nodes = int(plain["offline_nodes"])
 
     def answer_offline(self, intent: Intent, codes: Sequence[str]) -> bool:
         """Answer a permit request that nobody answered: one isolation of this host, for what it alone can see."""
@@ -89,6 +101,7 @@ class IsolationGuard:
         if intent.entity.kind != "node" or not is_sure or self.offline_nodes >= self.limits.node_isolations_offline:
             return False
         self.offline_nodes += 1
+        self.save()
         return True
 
     def back_online(self) -> None:

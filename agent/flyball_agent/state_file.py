@@ -4,7 +4,7 @@ A file that is missing, broken or old is unknown, never healthy.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -28,15 +28,32 @@ class Gpu:
     pci: str
 
 
-def health_plain(machine: HealthMachine, gpus: Sequence[Gpu], *, now_s: float, is_enforcing: bool) -> dict[str, Any]:
-    """Return the content of the file: the effective state of each GPU and of the host, and why."""
+def health_plain(
+    machine: HealthMachine,
+    gpus: Sequence[Gpu],
+    *,
+    now_s: float,
+    is_enforcing: bool,
+    unseen: Collection[str] = (),
+) -> dict[str, Any]:
+    """Return the content of the file: the effective state of each GPU and of the host, and why.
+
+    Args:
+        machine: What is known.
+        gpus: The inventory.
+        now_s: Unix time.
+        is_enforcing: False while this host only observes.
+        unseen: PCI addresses of GPUs of which nothing was heard lately: unknown, unless they are known to be worse.
+    """
     return {
         "version": VERSION,
         "written_s": now_s,
         "enforcing": is_enforcing,
         "node": _plain_state(machine, NODE),
         "fabric": _plain_state(machine, FABRIC),
-        "gpus": [{"index": gpu.index, "uuid": gpu.uuid, "pci": gpu.pci, **_gpu_state(machine, gpu)} for gpu in gpus],
+        "gpus": [
+            {"index": gpu.index, "uuid": gpu.uuid, "pci": gpu.pci, **_gpu_state(machine, gpu, unseen)} for gpu in gpus
+        ],
         "mig": {str(entity): _plain_state(machine, entity) for entity in machine.healths if entity.kind == "mig"},
     }
 
@@ -81,8 +98,11 @@ def _verdict(entry: Mapping[str, Any], *, is_enforcing: bool) -> tuple[int, str]
     return (2, text) if state is State.UNKNOWN and is_enforcing else (0, text)
 
 
-def _gpu_state(machine: HealthMachine, gpu: Gpu) -> dict[str, Any]:
-    return _plain_state(machine, Entity("gpu", gpu.pci))
+def _gpu_state(machine: HealthMachine, gpu: Gpu, unseen: Collection[str]) -> dict[str, Any]:
+    plain = _plain_state(machine, Entity("gpu", gpu.pci))
+    if gpu.pci in unseen and not State[plain["state"]].refuses_work:
+        return {**plain, "state": State.UNKNOWN.name, "why": "nothing was heard of it lately"}
+    return plain
 
 
 def _plain_state(machine: HealthMachine, entity: Entity) -> dict[str, Any]:

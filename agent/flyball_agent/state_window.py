@@ -4,7 +4,8 @@ Mean power comes from the energy counter between two of its changes, because it 
 there is none, from the mean of instant readings. What no row knows is None.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from flyball_fast.ring import Cursor, Ring
@@ -24,6 +25,7 @@ _READ: Final = (
     "temperature_c",
     "sm_clock_mhz",
     "memory_clock_mhz",
+    "reasons",
 )
 
 
@@ -41,6 +43,8 @@ class GpuWindow:
     sm_clock_hz: float | None = None
     memory_clock_hz: float | None = None
     memory_used_bytes: int | None = None
+    clock_reasons: int | None = None  # nvmlClocksEventReasons, the lower 16 bits
+    slow: Mapping[str, int | None] = field(default_factory=dict)  # of the slow tiers, named and in units as in the ring
     is_sampled: bool = False  # a row was written in the window
     state: str = "unseen"
 
@@ -85,18 +89,22 @@ class StateWindow:
         if span.stop == 0 or state in ("lost", "left_out"):
             self._marks[gpu] = None
             return GpuWindow(state=state)
-        power_w, peak_w = self._power(gpu, span.first, span.stop)
+        back = self._rows_back(gpu, span.stop)
+        power_w, peak_w = self._power(gpu, span.first, span.stop, back)
+        slow = self.slow(gpu, now_ns)
         window = GpuWindow(
             power_w=power_w,
             power_peak_w=peak_w,
-            cap_w=_scaled(self._slow(gpu, "limit_enforced_mw", now_ns), MILLI),
-            energy_j=self._newest(gpu, "energy_mj", span.stop, now_ns, MILLI),
+            cap_w=_scaled(slow.get("limit_enforced_mw"), MILLI),
+            energy_j=self._newest(gpu, "energy_mj", back, now_ns, MILLI),
             throttled_ratio=self._throttled(gpu, span.first, span.stop),
-            utilisation_ratio=self._newest(gpu, "utilization_percent", span.stop, now_ns, 100.0),
-            temperature_celsius=self._newest(gpu, "temperature_c", span.stop, now_ns, 1.0),
-            sm_clock_hz=self._newest(gpu, "sm_clock_mhz", span.stop, now_ns, 1 / MEGA),
-            memory_clock_hz=self._newest(gpu, "memory_clock_mhz", span.stop, now_ns, 1 / MEGA),
-            memory_used_bytes=self._slow(gpu, "memory_used_bytes", now_ns),
+            utilisation_ratio=self._newest(gpu, "utilization_percent", back, now_ns, 100.0),
+            temperature_celsius=self._newest(gpu, "temperature_c", back, now_ns, 1.0),
+            sm_clock_hz=self._newest(gpu, "sm_clock_mhz", back, now_ns, 1 / MEGA),
+            memory_clock_hz=self._newest(gpu, "memory_clock_mhz", back, now_ns, 1 / MEGA),
+            memory_used_bytes=slow.get("memory_used_bytes"),
+            slow=slow,
+            clock_reasons=_whole(self._newest(gpu, "reasons", back, now_ns, 1.0)),
             is_sampled=span.stop > span.first,
             state=state,
         )
@@ -111,43 +119,46 @@ class StateWindow:
         """Return the newest rows below `stop`, newest first."""
         return range(stop - 1, max(self.ring.oldest(gpu), stop - WALK_ROWS) - 1, -1)
 
-    def _newest(self, gpu: int, name: str, stop: int, now_ns: int, divisor: float) -> float | None:
+    def _newest(self, gpu: int, name: str, back: range, now_ns: int, divisor: float) -> float | None:
         """Return the newest known value of a column in SI units, unless it is stale."""
-        for index in self._rows_back(gpu, stop):
+        for index in back:
             value = self._value(gpu, name, index)
             if value is not None:
                 at_ns = self._value(gpu, "t_mono_ns", index)
                 return None if at_ns is None or now_ns - at_ns > STALE_NS else value / divisor
         return None
 
-    def _slow(self, gpu: int, name: str, now_ns: int) -> int | None:
+    def slow(self, gpu: int, now_ns: int) -> dict[str, int | None]:
+        """Return the values of the slow tiers by their names in the ring; none when they are stale."""
         values = self.ring.slow(gpu)
         at_ns = values["slow_ns"]
-        return None if at_ns is None or now_ns - at_ns > SLOW_STALE_NS else values[name]
+        return {} if at_ns is None or now_ns - at_ns > SLOW_STALE_NS else values
 
-    def _power(self, gpu: int, first: int, stop: int) -> tuple[float | None, float | None]:
+    def _power(self, gpu: int, first: int, stop: int, back: range) -> tuple[float | None, float | None]:
         """Return mean and peak power of rows first..stop-1, watts."""
         summary = self.ring.summary(gpu, first, stop) if stop > first else None
         if summary is None:
             return None, None
-        before, mark = self._marks[gpu], self._last_change(gpu, stop)
+        before, mark = self._marks[gpu], self._last_change(gpu, back)
         self._marks[gpu] = mark
         mean_w = _mean_w(before, mark)
         if mean_w is None and summary.power_mean_mw is not None:
             mean_w = summary.power_mean_mw / MILLI
         return mean_w, _scaled(summary.power_max_mw, MILLI)
 
-    def _last_change(self, gpu: int, stop: int) -> _Mark | None:
+    def _last_change(self, gpu: int, back: range) -> _Mark | None:
         """Return when the energy counter took the value it has: counters are refreshed slower than rows are written."""
-        newest: _Mark | None = None
-        for index in self._rows_back(gpu, stop):
-            at_ns, energy_mj = self._value(gpu, "t_mono_ns", index), self._value(gpu, "energy_mj", index)
-            if at_ns is None or energy_mj is None:
+        times, energies = self._columns[gpu]["t_mono_ns"], self._columns[gpu]["energy_mj"]
+        capacity, unknown = self.ring.capacity, COLUMNS[COLUMN_INDEX["energy_mj"]].unknown
+        at_ns, newest = 0, unknown
+        for index in back:
+            energy_mj = energies[index % capacity]
+            if energy_mj == unknown:
                 continue
-            if newest is not None and energy_mj != newest.energy_mj:
+            if newest not in (energy_mj, unknown):
                 break
-            newest = _Mark(at_ns, energy_mj)
-        return newest
+            at_ns, newest = times[index % capacity], energy_mj
+        return None if newest == unknown else _Mark(at_ns, newest)
 
     def _throttled(self, gpu: int, first: int, stop: int) -> float | None:
         """Return the share of the window in which the power cap was biting."""
@@ -169,3 +180,7 @@ def _mean_w(before: _Mark | None, now: _Mark | None) -> float | None:
 
 def _scaled(value: int | None, divisor: float) -> float | None:
     return None if value is None else value / divisor
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)

@@ -1,10 +1,11 @@
 """Full-rate rows of the ring as columnar batches that fit a Telemetry message."""
 
+import time
 from collections.abc import Iterator
 from typing import Final
 
 from flyball_fast.columns import encode_spans
-from flyball_fast.ring import Cursor, Ring
+from flyball_fast.ring import Cursor, Ring, Span
 
 MAX_BYTES: Final = 130_000  # Telemetry.columns
 WORST_ROW_BYTES: Final = 110  # 13 columns of at most 8 bytes, and their share of the heads
@@ -23,6 +24,23 @@ class TelemetryBatches:
     def lost_rows(self) -> int:
         """Rows that were overwritten before they were sent."""
         return self._cursor.lost
+
+    def take_window(self, gpu: int | None, before_s: float) -> Iterator[bytes]:
+        """Yield the last rows again at full rate: those before a trigger; of one GPU, or (None) of all."""
+        gpus = range(self._ring.gpu_count) if gpu is None else [gpu]
+        since_ns = time.monotonic_ns() - round(before_s * 1e9)
+        spans = {one: Span(self._ring.find(one, since_ns), self._ring.head(one), 0) for one in gpus}
+        yield from self._pieces({one: span for one, span in spans.items() if span.stop > span.first})
+
+    def _pieces(self, spans: dict[int, Span]) -> Iterator[bytes]:
+        while spans:
+            step = {
+                gpu: Span(span.first, min(span.stop, span.first + self._rows_at_once), 0) for gpu, span in spans.items()
+            }
+            yield encode_spans(self._ring, step)
+            spans = {
+                gpu: Span(step[gpu].stop, span.stop, 0) for gpu, span in spans.items() if step[gpu].stop < span.stop
+            }
 
     def take(self) -> Iterator[bytes]:
         """Yield the rows written since the last call; one batch at usual rates, none when there are no new rows."""

@@ -17,6 +17,7 @@ from flyball_wire.signing import KEY_BYTES
 from flyball_wire.topics import check_name
 
 DEFAULT_PATH: Final = Path("/etc/flyball/governor.toml")
+PROBE_S: Final = 1.0  # ten refreshes of a 100 ms sensor (A100, H100)
 Uid = Annotated[int, Range(0, 2**32 - 2)]
 
 
@@ -40,6 +41,7 @@ class SocketConfig:
 
     path: str = "/run/flyball/governor.sock"
     allowed_uids: Annotated[tuple[Uid, ...], Length(64)] = ()  # besides root and the governor's own; they never quiesce
+    allowed_users: Annotated[tuple[str, ...], Length(64)] = ()  # the same by name; names this host lacks are left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class SamplingConfig:
 
     enabled: bool = True
     rate_hz: Annotated[float, Range(1.0, 1000.0)] = 20.0  # power, energy and throttle counters; the rest is slower
+    probe: bool = True  # watch for a second first, and sample no faster than twice the sensor's refresh
     cpu_budget_ratio: Annotated[float, Range(0.0001, 1.0)] = 0.01  # of one core, before the rate gives way
     lock_budget_ratio: Annotated[float, Range(0.0001, 1.0)] = 0.005  # of the time, inside driver calls
 
@@ -89,6 +92,7 @@ class EventsConfig:
 
     enabled: bool = True
     kernel_log: bool = True
+    kernel_log_path: str = "/dev/kmsg"  # or a SOCK_SEQPACKET socket that stands in for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +148,10 @@ class GovernorConfig:
         sampling = self.sampling
         rates = (sampling.rate_hz, min(10.0, sampling.rate_hz), 1.0, 0.1) if sampling.enabled else (0.001,) * 4
         return SweepPlan(
-            rates, cpu_budget_ratio=sampling.cpu_budget_ratio, lock_budget_ratio=sampling.lock_budget_ratio
+            rates,
+            cpu_budget_ratio=sampling.cpu_budget_ratio,
+            lock_budget_ratio=sampling.lock_budget_ratio,
+            probe_s=PROBE_S if sampling.probe and sampling.enabled else 0.0,
         )
 
     @property

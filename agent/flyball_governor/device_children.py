@@ -113,7 +113,9 @@ class DeviceChildren:
         """Read the limits of every GPU now; None for each that is stalled or cannot be read in time."""
         if self._mode != "running":
             return tuple(None for _ in self.inventory())
-        return tuple([await self._read_one(gpu) for gpu in range(len(self.inventory()))])
+        gpus = [gpu for gpu in range(len(self.inventory())) if gpu not in self._reader.stalled]
+        found = dict(zip(gpus, await self._writer.read_all(gpus), strict=True))
+        return tuple(found.get(gpu) for gpu in range(len(self.inventory())))
 
     def pending_writes(self) -> tuple[PendingWrite, ...]:
         """Return the writes that have not returned: each counts in the host's bound."""
@@ -181,9 +183,6 @@ class DeviceChildren:
         if not info.min_limit_mw <= limit_mw <= info.max_limit_mw:
             return f"gpu {gpu}: limit {limit_mw} mW outside {info.min_limit_mw}..{info.max_limit_mw} mW"
         return None
-
-    async def _read_one(self, gpu: int) -> Limits | None:
-        return None if gpu in self._reader.stalled else await self._writer.read_limits(gpu)
 
     def _tell(self, kind: EventKind, gpu: int | None, code: int | None, detail: str) -> None:
         self._counts[kind, gpu, code] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Sequence
 
 from flyball_fast import sweep
@@ -17,8 +18,10 @@ from flyball_fast.nvml_records import (
     SweepPlan,
 )
 from flyball_fast.ring import Ring
+from flyball_fast.system_events import SystemEvents
 from flyball_governor.device import EventKind, GpuInfo, Limits, undescribed
 from flyball_governor.sampler import SeenEvent
+from flyball_governor.tuning import tuned_plan
 
 HZ_PER_MHZ = 1_000_000
 # What a row's value is called among a GPU's capabilities.
@@ -34,6 +37,7 @@ class NvidiaDevices:
 
     def __init__(self, library: str | None = None) -> None:
         self._nvml = Nvml(library)
+        self._system_events: SystemEvents | None = None
 
     def open(self) -> None:
         """Attach to the driver and find the GPUs."""
@@ -41,6 +45,9 @@ class NvidiaDevices:
 
     def close(self) -> None:
         """Let go of every descriptor and handle; harmless when not open."""
+        if self._system_events is not None:
+            self._system_events.close()
+            self._system_events = None
         self._nvml.close()
 
     def versions(self) -> dict[str, str]:
@@ -102,20 +109,29 @@ class NvidiaDevices:
         """Let the SM clock go again."""
         self._nvml.reset_locked_clocks(gpu)
 
+    def tune(self, plan: SweepPlan, ring: Ring, stop: Sequence[int]) -> SweepPlan:
+        """Return the plan with the fast tiers at the rate that a short watch found worth it."""
+        return tuned_plan(
+            self._nvml, plan, ring, is_stopped=lambda: bool(stop[0]), clock=time.monotonic, sleep=time.sleep
+        )
+
     def sample(self, ring: Ring, plan: SweepPlan, stop: Sequence[int], alarm_fd: int) -> None:
         """Fill the ring until `stop[0]` is set; write the eventfd when an excursion begins."""
         sweep.run(self._nvml, ring, plan, stop, alarm_fd)
 
     def open_events(self) -> None:
         """Ask for XIDs, ECC, power source, poison and recovery events of every GPU."""
-        if not self._nvml.open_events(range(self._nvml.gpu_count)):
+        system_events = SystemEvents(self._nvml.path)
+        self._system_events = system_events if system_events.open() else None
+        if not self._nvml.open_events(range(self._nvml.gpu_count)) and self._system_events is None:
             raise NotSupported("no GPU delivers events")
 
     def wait_event(self, timeout_s: float) -> SeenEvent | None:
         """Return the next event, or None after the time."""
         event = self._nvml.wait_event(max(1, round(timeout_s * 1000)))
         if event is None:
-            return None
+            is_unbinding = self._system_events is not None and self._system_events.is_unbinding()
+            return SeenEvent("driver_unbound", None, 0) if is_unbinding else None
         return SeenEvent(_kind(event.kind), event.gpu if event.gpu >= 0 else None, event.data)
 
     def _missing(self, gpu: int, known: Description) -> dict[str, str]:

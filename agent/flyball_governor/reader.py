@@ -70,8 +70,10 @@ class Reader:
                 self._devices.close()
 
     def _sample(self, ring: Ring, alarm_fd: int) -> None:
-        self._send({"kind": "sampling", "precedence": prefer_this_thread()})
-        self._devices.sample(ring, self._plan, self._stop, alarm_fd)
+        precedence = prefer_this_thread()
+        plan = self._devices.tune(self._plan, ring, self._stop) if self._plan.probe_s else self._plan
+        self._send({"kind": "sampling", "precedence": precedence, "rates_hz": list(plan.rates_hz)})
+        self._devices.sample(ring, plan, self._stop, alarm_fd)
 
     def _wait_events(self) -> None:
         try:

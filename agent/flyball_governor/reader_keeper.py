@@ -23,7 +23,7 @@ from flyball_fast.errors import (
     NotSupported,
 )
 from flyball_fast.nvml_records import SweepPlan
-from flyball_fast.ring import Ring
+from flyball_fast.ring import Heartbeat, Ring
 from flyball_governor.child_process import Child, Message, start_child
 from flyball_governor.device import UNKNOWN, ChildHealth, EventKind, GpuInfo
 from flyball_governor.reader import reader_main
@@ -46,6 +46,7 @@ class ReaderTimes:
     Attributes:
         watch_s: Between two looks at the heartbeat.
         stall_s: A driver call that lasts longer does not return; with two looks it is seen within 2 s.
+        silent_s: A sampler that wakes ten times a second at least is given up after this time without waking.
         open_s: Attaching may take seconds per GPU without persistence mode.
         describe_s: One GPU that takes longer to say who it is counts as stalled.
         grace_s: For a reader that was asked to end.
@@ -54,6 +55,7 @@ class ReaderTimes:
 
     watch_s: float = 0.2
     stall_s: float = 1.4
+    silent_s: float = 5.0
     open_s: float = 60.0
     describe_s: float = 5.0
     grace_s: float = 2.0
@@ -258,8 +260,17 @@ class ReaderKeeper:
                     code if isinstance(code, int) else None,
                     "",
                 )
+            elif message.get("kind") == "sampling":
+                self._note_rates(message.get("rates_hz"))
             elif message.get("kind") == "no_events":
                 self.error = f"no device events: {message.get('message')}"
+
+    def _note_rates(self, rates_hz: object) -> None:
+        """Tell when the sampler begins slower than asked, because more would tell nothing or cost too much."""
+        asked_hz = self._plan.rates_hz[0]
+        if isinstance(rates_hz, list) and rates_hz and rates_hz[0] < asked_hz:
+            text = f"sampling at {rates_hz[0]:.3g} Hz: {asked_hz:g} Hz would tell no more or cost too much"
+            self._tell("sampler_budget", None, 0, text)
 
     async def _watch(self) -> None:
         seen_ns = 0
@@ -276,10 +287,19 @@ class ReaderKeeper:
             return 0
         beat = self.ring.heartbeat()
         is_late = beat.started_ns and time.monotonic_ns() - beat.started_ns > self._times.stall_s * 1e9
+        if self._is_silent(beat):
+            await self._replace_stuck(None, "the sampler does not wake")
+            return 0
         if is_late and beat.started_ns == seen_ns:  # seen twice: we were not the ones that slept
             await self._replace_stuck(beat.gpu, f"{beat.call} did not return")
             return 0
         return beat.started_ns
+
+    def _is_silent(self, beat: Heartbeat) -> bool:
+        """Say whether the sampler stopped outside any driver call: a stopped process, a thread that died."""
+        silent_ns = self._times.silent_s * 1e9
+        is_young = time.monotonic() - self._began_at < self._times.silent_s
+        return not (is_young or beat.started_ns) and time.monotonic_ns() - beat.tick_ns > silent_ns
 
     async def _replace_stuck(self, gpu: int | None, why: str) -> None:
         child, self._child = self._child, None

@@ -5,8 +5,10 @@ Leases and commands come as signed envelopes; their signature is checked before 
 
 import logging
 import os
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from flyball_fast.errors import DeviceError
@@ -16,11 +18,19 @@ from flyball_governor.lease_keeper import LeaseReceived, ReleaseReceived
 from flyball_wire.codec import M
 from flyball_wire.errors import SignatureError, WireError
 from flyball_wire.lease import NO_FENCE, Fence, Lease
-from flyball_wire.local_socket import GateReply, HelloReply, ReportReply, Request, StatusReply
+from flyball_wire.local_socket import (
+    HEALTH_ACTS,
+    ORDER_EVENT,
+    DeviceEvent,
+    GateReply,
+    HelloReply,
+    ReportReply,
+    Request,
+    StatusReply,
+)
 from flyball_wire.messages import Command, GpuInventory
 from flyball_wire.signing import open_signed
 
-KERNEL_LOG: Final = "/dev/kmsg"
 SIMULATED_VARIABLE: Final = "FLYBALL_SIM_PLANT"  # set where the device library is the simulated one
 MAX_NOTES: Final = 32
 
@@ -34,6 +44,7 @@ class Requests:
     governor: Governor
     refused_total: int = 0
     _last_command: Fence = NO_FENCE
+    _last_health: Fence = NO_FENCE
     _answers: dict[str, Callable[[Request], Awaitable[Answer]]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -92,7 +103,7 @@ class Requests:
         if not (events.enabled and events.kernel_log):
             return None
         try:
-            return os.open(KERNEL_LOG, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            return open_kernel_log(events.kernel_log_path)
         except OSError:
             return None
 
@@ -131,7 +142,10 @@ class Requests:
     async def _command(self, request: Request) -> Answer:
         await self._report(request)  # refused before it changes anything where there is no report yet
         command, _ = self._open(Command, request.body)
-        self._check_order(command)
+        if command.action == "health":
+            self._hand_on(command)
+            return await self._report(request)
+        self._last_command = self._check_order(command, self._last_command)
         match command.action:
             case "release":
                 fence = Fence(command.epoch, command.seq)
@@ -147,18 +161,30 @@ class Requests:
                 raise WireError(f"command: action {action[:40]!r}, expected release, quiesce or resume")
         return await self._report(request)
 
-    def _check_order(self, command: Command) -> None:
-        """Refuse a command for another governor, of the past, or seen before."""
+    def _hand_on(self, command: Command) -> None:
+        """Hand an order about health to the agent: it has no key, and this program has no part in health.
+
+        Such orders have a numbering of their own, since the ledger numbers the others.
+        """
+        arguments = dict(command.arguments)
+        if arguments.get("act") not in HEALTH_ACTS:
+            raise WireError(f"command: act {arguments.get('act', '')[:40]!r}, expected one of {', '.join(HEALTH_ACTS)}")
+        self._last_health = self._check_order(command, self._last_health)
+        now_s = self.governor.clock.unix_s()
+        self.governor.publish(DeviceEvent(0, now_s, ORDER_EVENT, "info", None, command.arguments))
+
+    def _check_order(self, command: Command, last: Fence) -> Fence:
+        """Refuse a command for another governor, of the past, or seen before; return its place in the order."""
         identity, now_ms = self.governor.identity, self.governor.clock.boot_ms()
         if command.host != identity.host or command.incarnation != identity.incarnation:
             raise WireError("command: for another governor incarnation")
         order = Fence(command.epoch, command.seq)
-        if order <= self._last_command:
+        if order <= last:
             raise WireError(f"command: ({order.epoch}, {order.seq}) is not after the last one")
         newest_ms = max(now_ms, self.governor.seat.state.report_stamp_ms)  # stamps may run ahead of the clock by a few
         if not command.stamp_ms <= newest_ms or now_ms > command.stamp_ms + command.ttl_ms:
             raise WireError("command: dead on arrival")
-        self._last_command = order
+        return order
 
     def _open(self, kind: type[M], envelope: bytes) -> tuple[M, int]:
         """Return a signed message and the generation of the key that signed it."""
@@ -177,6 +203,19 @@ class Requests:
             except SignatureError as error:
                 refusal = error
         raise refusal
+
+
+def open_kernel_log(path: str) -> int:
+    """Return a descriptor that gives one record a read: /dev/kmsg, or a SOCK_SEQPACKET socket that stands in for it.
+
+    Raises:
+        OSError: it is not there, or may not be read.
+    """
+    if not Path(path).is_socket():
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as stand_in:
+        stand_in.connect(path)
+        return stand_in.detach()
 
 
 def inventory_of(governor: Governor) -> tuple[GpuInventory, ...]:

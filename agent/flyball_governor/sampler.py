@@ -33,6 +33,10 @@ class SampledDevices(Devices, Protocol):
         """Return what is known of driver and library versions, each under its name."""
         ...
 
+    def tune(self, plan: SweepPlan, ring: Ring, stop: Sequence[int]) -> SweepPlan:
+        """Return the plan at rates worth sampling at; takes `plan.probe_s` at most."""
+        ...
+
     def sample(self, ring: Ring, plan: SweepPlan, stop: Sequence[int], alarm_fd: int) -> None:
         """Fill the ring until `stop[0]` is set; the heartbeat names each driver call, the eventfd tells excursions."""
         ...

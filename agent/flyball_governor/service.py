@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import os
+import pwd
 import signal
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -63,11 +65,21 @@ async def begin(governor: Governor, stopping: asyncio.Event) -> bool:
                 raise Unavailable(f"no device to govern: {error}") from None
             log.warning("no device to govern: %s; trying again every %g s", error, driver.retry_s)
             notify(f"READY=1\nSTATUS=waiting for a driver: {error}")
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), driver.retry_s)
+            await _wait_fed(stopping, driver.retry_s)
         else:
             return True
     return False
+
+
+async def _wait_fed(stopping: asyncio.Event, period_s: float) -> None:
+    """Wait that long or until told to stop; the watchdog is fed meanwhile, for waiting is all there is to do."""
+    step_s = min(period_s, (watchdog_period_s() or period_s) / 2)
+    left_s = period_s
+    while left_s > 0 and not stopping.is_set():
+        notify("WATCHDOG=1")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), min(step_s, left_s))
+        left_s -= step_s
 
 
 async def _run_parts(governor: Governor, stopping: asyncio.Event) -> None:
@@ -96,7 +108,19 @@ def make_control_socket(governor: Governor) -> ControlSocket:
     """Return the governor's socket; root and our own uid are operators."""
     settings = governor.config.socket
     operators = frozenset({0, os.geteuid()})
-    return ControlSocket(Path(settings.path), frozenset(settings.allowed_uids), operators, Requests(governor))
+    allowed = frozenset(settings.allowed_uids) | known_uids(settings.allowed_users)
+    return ControlSocket(Path(settings.path), allowed, operators, Requests(governor))
+
+
+def known_uids(names: Iterable[str]) -> frozenset[int]:
+    """Return the uids of the users that this host has, by name; root is no agent and is left out."""
+    found = set()
+    for name in names:
+        try:
+            found.add(pwd.getpwnam(name).pw_uid)
+        except KeyError:
+            log.warning("control socket: no user %r here", name)
+    return frozenset(found - {0})
 
 
 async def feed_watchdog(governor: Governor) -> None:

@@ -34,6 +34,9 @@ class Writer:
 
     def _answer(self, request: Message) -> Message:
         started = time.monotonic()
+        gpus = request.get("gpus")
+        if isinstance(gpus, list):
+            return {"id": request["id"], "error": None, "all_limits": [self._read(gpu) for gpu in gpus]}
         error: str | None = None
         try:
             self._act(request)

@@ -12,7 +12,7 @@ import fcntl
 import itertools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flyball_fast.errors import DeviceError
@@ -63,6 +63,7 @@ class WriterKeeper:
         self._child: Child | None = None
         self._child_has_lock = False
         self._avoided: dict[int, float] = {}
+        self._apart_until = 0.0
         self._left: list[Child] = []
         self._flights: dict[int, _Flight] = {}
         self._ids = itertools.count(1)
@@ -137,6 +138,26 @@ class WriterKeeper:
                 waited = time.monotonic() - started
                 return WriteResult(gpu, kind, "pending", error=f"no answer in {waited:.1f} s", took_s=waited)
         return _result(gpu, kind, answer)
+
+    async def read_all(self, gpus: Sequence[int]) -> list[Limits | None]:
+        """Read the limits of these GPUs in one request; where that hangs, one by one to find which GPU it is."""
+        found = await self._read_together(gpus) if time.monotonic() >= self._apart_until else None
+        if found is not None:
+            return found
+        return [await self.read_limits(gpu) for gpu in gpus]
+
+    async def _read_together(self, gpus: Sequence[int]) -> list[Limits | None] | None:
+        async with self._turn:
+            try:
+                child = await self._ready_child(needs_lock=False)
+            except DeviceError:
+                return [None] * len(gpus)
+            answer = await self._answer(await self._send(child, {"act": "read_limits", "gpus": list(gpus)}, None))
+            if answer is None:
+                self._apart_until = time.monotonic() + AVOID_S
+                await self.replace()
+        limits = answer.get("all_limits") if answer else None
+        return [_limits_of(one) for one in limits] if isinstance(limits, list) else None
 
     async def read_limits(self, gpu: int) -> Limits | None:
         """Read one GPU's limits; None when they cannot be read in time.
@@ -245,7 +266,10 @@ def _result(gpu: int, kind: WriteKind, answer: Message) -> WriteResult:
 
 
 def _limits(answer: Message) -> Limits | None:
-    values = answer.get("limits")
+    return _limits_of(answer.get("limits"))
+
+
+def _limits_of(values: object) -> Limits | None:
     if not isinstance(values, list):
         return None
     enforced, requested = values

@@ -18,6 +18,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from flyball_aggregator.broadcast import Broadcast
 from flyball_aggregator.broker import BrokerSession
 from flyball_aggregator.config import ApiConfig
+from flyball_aggregator.health.health_api import build_health_routers
+from flyball_aggregator.health.health_desk import HealthDesk
 from flyball_aggregator.intake import Intake
 from flyball_aggregator.metrics import render_metrics
 from flyball_aggregator.picture import picture_of, status_of
@@ -53,6 +55,7 @@ class ApiParts:
     config: ApiConfig
     token: str | None  # None: nothing can be written
     version: str
+    health: HealthDesk | None = None  # None: nothing is known of faults
     sites: SiteVersions | None = None  # None: the site cannot be changed here
 
 
@@ -66,6 +69,8 @@ def build_api(parts: ApiParts, routers: Sequence[APIRouter] = ()) -> FastAPI:
     own.append(hold_routes(parts.loop, token_guard(parts.token)))
     if parts.sites is not None:
         own.append(site_routes(parts.loop, parts.sites, token_guard(parts.token)))
+    if parts.health is not None:
+        own += build_health_routers(parts.health, parts.loop.parts.unix_s, token_guard(parts.token))
     for router in (*own, *routers):
         api.include_router(router)
     return api
@@ -247,7 +252,7 @@ def _pages(parts: ApiParts) -> APIRouter:
     @router.get("/v1/picture")
     async def picture() -> dict[str, Any]:
         """The picture that the stream sends each second."""
-        return picture_of(parts.loop, parts.intake, parts.session, parts.version)
+        return picture_of(parts.loop, parts.intake, parts.session, parts.version, parts.health)
 
     @router.get("/")
     async def page() -> FileResponse:

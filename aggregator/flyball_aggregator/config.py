@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from flyball_aggregator.exchange.exchange_config import ExchangeConfig
 from flyball_wire import mqtt
 from flyball_wire.codec import Range
 
@@ -49,3 +50,4 @@ class AggregatorConfig:
     broker: BrokerConfig = BrokerConfig()
     api: ApiConfig = ApiConfig()
     store: StoreConfig = StoreConfig()
+    exchange: ExchangeConfig = ExchangeConfig()

@@ -50,7 +50,7 @@ class Intake:
             (f"{hosts}/state", 1),
             (f"{hosts}/ack", 1),
             (f"{hosts}/event", 1),
-            (f"{hosts}/telemetry", 0),
+            (f"{hosts}/telemetry", 1),
             (f"{PREFIX}/{self.fleet.site.name}/meter/+", 0),
         )
 

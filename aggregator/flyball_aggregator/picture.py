@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from flyball_aggregator.broker import BrokerSession
+from flyball_aggregator.health.health_desk import HealthDesk
 from flyball_aggregator.intake import Intake
 from flyball_aggregator.power.facility import fleet_power
 from flyball_aggregator.power.loop import PowerLoop
@@ -37,10 +38,13 @@ def status_of(loop: PowerLoop, intake: Intake, session: BrokerSession, version: 
     }
 
 
-def picture_of(loop: PowerLoop, intake: Intake, session: BrokerSession, version: str) -> dict[str, Any]:
-    """Return status, rows and hosts of this second."""
+def picture_of(
+    loop: PowerLoop, intake: Intake, session: BrokerSession, version: str, health: HealthDesk | None = None
+) -> dict[str, Any]:
+    """Return status, rows, hosts and health of this second."""
     fleet, snapshot = loop.parts.fleet, loop.snapshot
     picture: dict[str, Any] = {"status": status_of(loop, intake, session, version), "rows": [], "hosts": []}
+    picture["health"] = None if health is None else health.summary()
     if snapshot is None:
         return picture
     now_s = loop.parts.monotonic_s()

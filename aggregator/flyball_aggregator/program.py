@@ -9,13 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from flyball_aggregator.api import ApiParts, build_api
 from flyball_aggregator.broadcast import Broadcast
 from flyball_aggregator.broker import BrokerSession
 from flyball_aggregator.config import AggregatorConfig
+from flyball_aggregator.exchange.exchange_api import exchange_router
+from flyball_aggregator.exchange.exchange_room import ExchangeRoom, broker_like, build_room
 from flyball_aggregator.fleet import build_fleet
+from flyball_aggregator.flex.flex_api import flex_router
+from flyball_aggregator.health.health_desk import HealthDesk
+from flyball_aggregator.health.health_keeper import HealthKeeper
+from flyball_aggregator.health.order_sender import OrderSender
 from flyball_aggregator.history import History
 from flyball_aggregator.intake import Intake
 from flyball_aggregator.picture import picture_of
@@ -48,6 +54,8 @@ class Program:
     broadcast: Broadcast
     history: History
     version: str
+    exchange: ExchangeRoom
+    health: HealthDesk
 
 
 def build_program(config: AggregatorConfig, site: Site, key: SigningKey, version: str) -> Program:
@@ -71,11 +79,19 @@ def build_program(config: AggregatorConfig, site: Site, key: SigningKey, version
     intake = Intake(fleet)
     session = BrokerSession(config.broker, intake.subscriptions(), intake.take)
     loop = PowerLoop(LoopParts(fleet, desk, session, store, version, holds))
-    program = Program(config, store, ledger_store, loop, intake, session, Broadcast(), history, version)
+    room = build_room(config.exchange, loop, state, broker_like(config.broker, f"{config.broker.client_id}-exchange"))
+    orders = OrderSender(fleet, key, session, lambda: desk.epoch, loop.publish_soon)
+    keeper = HealthKeeper(loop, session, store)
+    health = HealthDesk(site, orders, keeper.publish_alarm, loop.parts.unix_s)
+    health.restore(store.documents())
+    program = Program(config, store, ledger_store, loop, intake, session, Broadcast(), history, version, room, health)
     intake.on_ack.append(loop.take_ack)
     intake.on_meter.append(loop.take_meter)
-    intake.on_event.append(history.note_event)
+    intake.on_event += [history.note_event, health.take_event]
+    intake.on_birth.append(health.take_birth)
     loop.on_tick += [FacilityPublisher(loop, session).handle, history.note_second, _picture_sender(program)]
+    loop.on_tick.append(room.handle)
+    loop.on_tick.append(lambda _snapshot: keeper.tick(health))
     return program
 
 
@@ -101,23 +117,26 @@ async def _run_parts(program: Program) -> None:
     LOG.info("leading site %s in epoch %d", program.loop.parts.fleet.site.name, program.loop.parts.desk.epoch)
     try:
         async with asyncio.TaskGroup() as group:
-            session = group.create_task(program.session.run(), name="broker")
+            sessions = [group.create_task(program.session.run(), name="broker")]
+            if program.exchange.is_on:
+                sessions.append(group.create_task(program.exchange.open().run(), name="exchange"))
             group.create_task(program.history.run(stop), name="history")
             group.create_task(serve_api(_api(program), listener, stop), name="api")
             group.create_task(program.loop.run(stop, program.config.period_s), name="budget")
-            group.create_task(_end_with(stop, program, session), name="end")
+            group.create_task(_end_with(stop, program, sessions), name="end")
     finally:
         program.ledger_store.close()
         program.store.close()
 
 
-async def _end_with(stop: asyncio.Event, program: Program, session: asyncio.Task[None]) -> None:
+async def _end_with(stop: asyncio.Event, program: Program, sessions: list[asyncio.Task[None]]) -> None:
     """Once told to stop, end what waits for others."""
     await stop.wait()
     program.broadcast.close()
-    session.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await session
+    for session in sessions:
+        session.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await session
 
 
 def _api(program: Program) -> FastAPI:
@@ -132,9 +151,16 @@ def _api(program: Program) -> FastAPI:
             config=program.config.api,
             token=token,
             version=program.version,
+            health=program.health,
             sites=SiteVersions(Path(program.config.site_file), Path(program.config.state_dir) / "site_versions"),
-        )
+        ),
+        [_flex_router(program, token), exchange_router(program.exchange)],
     )
+
+
+def _flex_router(program: Program, token: str | None) -> APIRouter:
+    loop, room = program.loop, program.exchange
+    return flex_router(room, room.webhooks, token, loop.parts.unix_s, lambda: loop.snapshot)
 
 
 def _read_token(path: str | None) -> str | None:
@@ -152,7 +178,7 @@ def _read_token(path: str | None) -> str | None:
 def _picture_sender(program: Program) -> Callable[[PowerSnapshot], None]:
     def send(_snapshot: PowerSnapshot) -> None:
         if program.broadcast.watchers:
-            picture = picture_of(program.loop, program.intake, program.session, program.version)
+            picture = picture_of(program.loop, program.intake, program.session, program.version, program.health)
             program.broadcast.send("picture", picture)
 
     return send

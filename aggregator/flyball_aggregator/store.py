@@ -7,7 +7,7 @@ Calls block for a disk write: the loop makes them in a thread. Retention is boun
 import json
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
@@ -18,6 +18,7 @@ from flyball_aggregator.config import StoreConfig
 
 SCHEMA_VERSION: Final = 1
 HOUR_S: Final = 3600.0
+Documents = Mapping[tuple[str, str], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,14 @@ class Store(Protocol):
         """Return events before a time, newest first."""
         ...
 
+    def put_documents(self, documents: Documents, time_s: float) -> None:
+        """Keep values by (kind, key), each over its former self."""
+        ...
+
+    def documents(self) -> Documents:
+        """Return all kept values, oldest first."""
+        ...
+
     def prune(self, now_s: float) -> None:
         """Drop what is older than its retention."""
         ...
@@ -150,6 +159,17 @@ class SqliteStore:
         rows = self._query(query, (time_s, host, host, limit))
         return [{**row, "fields": json.loads(row["fields"])} for row in rows]
 
+    def put_documents(self, documents: Documents, time_s: float) -> None:
+        """Keep values by (kind, key), each over its former self."""
+        rows = [(kind, key, time_s, json.dumps(plain)) for (kind, key), plain in documents.items()]
+        with self._lock, self._connection:
+            self._connection.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?)", rows)
+
+    def documents(self) -> Documents:
+        """Return all kept values, oldest first."""
+        rows = self._query("SELECT kind, key, body FROM documents ORDER BY time_s", ())
+        return {(row["kind"], row["key"]): json.loads(row["body"]) for row in rows}
+
     def prune(self, now_s: float) -> None:
         """Drop what is older than its retention."""
         history_s = now_s - self._config.history_hours * HOUR_S
@@ -158,6 +178,8 @@ class SqliteStore:
             self._connection.execute("DELETE FROM power WHERE time_s < ?", (history_s,))
             self._connection.execute("DELETE FROM events WHERE time_s < ?", (decisions_s,))
             self._connection.execute("DELETE FROM decisions WHERE time_s < ?", (decisions_s,))
+            old = "DELETE FROM documents WHERE kind = 'incident' AND time_s < ?"
+            self._connection.execute(old, (decisions_s,))
 
     def _make_tables(self) -> None:
         with self._lock, self._connection:
@@ -168,6 +190,8 @@ class SqliteStore:
             self._table("decisions", {**decision, **outcome}, "id")
             event = {"id": int, "time_s": float, "host": str, "name": str, "severity": str}
             self._table("events", {**event, "gpu": int, "fields": str}, "id")
+            documents = "(kind TEXT, key TEXT, time_s REAL, body TEXT, PRIMARY KEY (kind, key))"
+            self._connection.execute(f"CREATE TABLE IF NOT EXISTS documents {documents}")
 
     def _table(self, name: str, columns: dict[str, type], key: str | None) -> None:
         table = cast("Any", self._database[name])

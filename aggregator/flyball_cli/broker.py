@@ -141,6 +141,7 @@ def _mosquitto_text(directory: Path, port: int, tls: BrokerTls | None, acl_file:
         f"persistence_location {directory}/",
         "autosave_interval 5",
         "max_queued_messages 100000",
+        "max_inflight_messages 1000",  # by default 20, which would hold a whole fleet's telemetry back
         f"max_packet_size {MAX_PACKET_BYTES}",
         "log_dest stderr",
         "log_type error",

@@ -1,4 +1,4 @@
-"""`flyball explain host|gpu|row NAME`: cap, limiting row, tier, who has the watts, since when."""
+"""`flyball explain host|gpu|row|incident NAME`: cap, limiting row, tier, who has the watts; an incident's story."""
 
 import argparse
 import json
@@ -12,8 +12,8 @@ from flyball_cli.table import render_table, show_watts
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
     parser = subparsers.add_parser("explain", help="why a host, GPU or row stands where it stands")
-    parser.add_argument("what", choices=("host", "gpu", "row"))
-    parser.add_argument("name", help="of the host or row; HOST/INDEX for a GPU")
+    parser.add_argument("what", choices=("host", "gpu", "row", "incident"))
+    parser.add_argument("name", help="of the host or row; HOST/INDEX for a GPU; HOST/ID for an incident")
     add_url(parser)
     parser.set_defaults(run=run)
 
@@ -26,6 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if arguments.what == "gpu" and "/" not in arguments.name:
         raise ApiError(f"gpu {arguments.name!r}: expected HOST/INDEX, such as host-0/3")
+    if arguments.what == "incident" and "/" not in arguments.name:
+        raise ApiError(f"incident {arguments.name!r}: expected HOST/ID, as `flyball incidents` names it")
     answer = client_of(arguments).get(f"/v1/explain/{arguments.what}/{arguments.name}")
     print(json.dumps(answer, indent=2) if arguments.json else render(arguments.what, answer))
     return 0
@@ -33,6 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def render(what: str, answer: dict[str, Any]) -> str:
     """Return the explanation as text."""
+    if what == "incident":
+        return "\n".join(answer["sentences"])
     if what == "row":
         return _row(answer)
     if what == "gpu":

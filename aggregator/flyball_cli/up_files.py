@@ -7,13 +7,14 @@ from pathlib import Path
 
 from flyball_agent.config import AgentConfig, ExporterConfig
 from flyball_agent.config import BrokerConfig as AgentBroker
+from flyball_agent.health_config import HealthConfig, IsolationConfig
 from flyball_aggregator.config import AggregatorConfig, ApiConfig
 from flyball_aggregator.config import BrokerConfig as AggregatorBroker
 from flyball_aggregator.site import Element, Host, Parent, Policy, Site
 from flyball_cli.local_gpus import LocalGpus
 from flyball_cli.up_options import OWN_POWER_W_PER_GPU, WALL_WATTS_PER_GPU_WATT, UpOptions
 from flyball_cli.up_ports import UpPorts
-from flyball_governor.config import GovernorConfig, LeaseConfig, SocketConfig, TrustedKey
+from flyball_governor.config import EventsConfig, GovernorConfig, LeaseConfig, SocketConfig, TrustedKey
 from flyball_governor.identity import KEY_NAME
 from flyball_simgpu.models import find_model
 from flyball_wire.config import print_config
@@ -63,6 +64,26 @@ class HostFiles:
     def report_key_id(self) -> str:
         """The id that its reports carry."""
         return f"gov-{self.host}"[:64]
+
+    @property
+    def kernel_log(self) -> Path:
+        """A socket that stands in for a simulated host's kernel log, where somebody makes one."""
+        return self.folder / "kernel.sock"
+
+    @property
+    def health(self) -> Path:
+        """The agent's file of health."""
+        return self.folder / "health.json"
+
+    @property
+    def gates(self) -> Path:
+        """One file per isolated entity."""
+        return self.folder / "quarantine"
+
+    @property
+    def drills(self) -> Path:
+        """Where `flyball-agent inject` leaves drills."""
+        return self.folder / "drills"
 
     @property
     def gate(self) -> Path:
@@ -147,17 +168,20 @@ def write_token(path: Path) -> None:
 def governor_config(host: HostFiles, options: UpOptions, lease_key: SigningKey, *, is_local: bool) -> GovernorConfig:
     """Return a governor's configuration: simulated hosts enforce, this machine's own GPUs only where asked."""
     is_enforcing = options.is_enforcing_local if is_local else True
+    kernel_log = "/dev/kmsg" if is_local else str(host.kernel_log)  # that of this machine tells of no simulated GPU
     return GovernorConfig(
         host=host.host,
         mode="enforce" if is_enforcing else "observe",
         state_dir=str(host.governor_state),
         socket=SocketConfig(path=str(host.socket)),
         lease=LeaseConfig(trusted=(TrustedKey(lease_key.key_id, lease_key.public_bytes.hex()),)),
+        events=EventsConfig(kernel_log_path=kernel_log),
     )
 
 
 def agent_config(host: HostFiles, ports: UpPorts, index: int) -> AgentConfig:
-    """Return an agent's configuration; exporters count up from the usual port."""
+    """Return an agent's configuration; exporters count up from the usual port, simulated hosts isolate for real."""
+    is_local = host.host == LOCAL_HOST
     return AgentConfig(
         site=SITE_NAME,
         host=host.host,
@@ -165,6 +189,8 @@ def agent_config(host: HostFiles, ports: UpPorts, index: int) -> AgentConfig:
         state_dir=str(host.folder / "agent"),
         broker=AgentBroker(port=ports.broker),
         exporter=ExporterConfig(port=ports.exporters[index]),
+        health=HealthConfig(file=str(host.health), drills=str(host.drills), kernel_log="auto" if is_local else "kmsg"),
+        isolation=IsolationConfig(mode="observe" if is_local else "enforce", gates=str(host.gates)),
     )
 
 

@@ -48,7 +48,7 @@ async def run_site(options: UpOptions, course: Course | None = None) -> int:
         options: Of `flyball up`.
         course: What to do with the governed site in place of following it; the site ends after it.
     """
-    with _state_folder(options) as root, _plant_path() as plant:
+    with state_folder(options) as root, plant_path() as plant:
         local = None if options.is_simulated_only else find_local_gpus()
         hosts = (*host_names(options), *((LOCAL_HOST,) if local is not None else ()))
         files = lay_out(root, plant, hosts)
@@ -91,9 +91,12 @@ class SiteRun:
                     await (self._follow() if self.course is None else self._take(self.course, plant))
         except (UpError, BrokerError) as error:
             raise UpError(f"{error}; logs: {self.files.logs}") from None
+        self._report()
+        return 0
+
+    def _report(self) -> None:
         if self.options.is_json and self.course is None:
             print(json.dumps(asdict(self._result())))
-        return 0
 
     async def _start(self) -> None:
         self._say(f"state and logs in {self.files.root}")
@@ -126,10 +129,13 @@ class SiteRun:
         self._add("meter-gateway", *command_line("flyball_cli.meter_gateway", *gateway))
 
     def _start_host(self, host: HostFiles) -> None:
-        environment = {} if host.host == LOCAL_HOST else flyball_simgpu_environment(self.files.plant, host.host)
+        environment = self._host_environment(host)
         governor = command_line("flyball_governor", "--config", str(host.governor_toml))
         self._add(f"governor/{host.host}", *governor, environment=environment)
         self._add(f"agent/{host.host}", *command_line("flyball_agent", "--config", str(host.agent_toml)))
+
+    def _host_environment(self, host: HostFiles) -> dict[str, str]:
+        return {} if host.host == LOCAL_HOST else flyball_simgpu_environment(self.files.plant, host.host)
 
     async def _wait_plant(self) -> None:
         plant = self.supervisor.children["plant"]
@@ -254,7 +260,8 @@ def flyball_simgpu_environment(plant: Path, host: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _state_folder(options: UpOptions) -> Iterator[Path]:
+def state_folder(options: UpOptions) -> Iterator[Path]:
+    """Yield the folder of a site's state: the one asked for, else one that goes with the run."""
     if options.state is not None:
         options.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         yield options.state
@@ -265,7 +272,7 @@ def _state_folder(options: UpOptions) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _plant_path() -> Iterator[Path]:
+def plant_path() -> Iterator[Path]:
     """Yield a path for the plant's shared memory, in RAM where there is /dev/shm."""
     shared = Path("/dev/shm")  # noqa: S108 - a private folder is made in it
     folder = Path(tempfile.mkdtemp(prefix="flyball-plant-", dir=shared if shared.is_dir() else None))

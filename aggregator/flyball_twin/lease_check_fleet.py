@@ -241,7 +241,8 @@ class FleetRun:
 
     def _set_full(self, *, is_full: bool) -> None:
         self.log.is_full = is_full
-        self._current.tell(LogAbility(can_log=not is_full))
+        if not is_full:
+            self._current.tell(LogAbility(can_log=True))
 
     # Leaders and messages.
 

@@ -146,8 +146,10 @@ class Leader:
         """Make the tick durable, then return what may be sent; nothing if the log refused."""
         effects, self._pending = self._pending, []
         leases = [effect.lease for effect in effects if isinstance(effect, SendLease)]
-        if not self.log.commit(self.state.epoch, effects) and self.rules.ledger.logs_before_send:
-            return []
+        if not self.log.commit(self.state.epoch, effects):
+            self.tell(LogAbility(can_log=False))  # as it finds out only now
+            if self.rules.ledger.logs_before_send:
+                return []
         for effect in effects:
             if isinstance(effect, TakeEpoch) and self.log.newest_epoch == self.state.epoch:
                 raise AssertionError("a whole ledger met a fence it did not know")

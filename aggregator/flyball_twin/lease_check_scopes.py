@@ -29,12 +29,13 @@ QUICK: Final = (
     Scope("reboot, hung write", Bounds(grants=1, faults=_faults("reboot", "hang")), checks_liveness=True),
     Scope("off and on", Bounds(grants=1, faults=_faults("outlet", "silent")), checks_liveness=True),
     Scope("restore", Bounds(grants=1, faults=_faults("restore")), checks_liveness=True),
-    Scope("failover", Bounds(grants=1, faults=_faults("crash", "failover")), checks_liveness=True),
+    Scope("failover", Bounds(grants=1, faults=_faults("crash", "failover"))),
     Scope("minimum", Bounds(grants=2, minimum=2, safe=2, faults=_faults("crash", "reboot"))),
     Scope("clone, old key, late, move", Bounds(grants=1, faults=_faults("clone", "old_key", "late", "move"))),
 )
 FULL: Final = (
     *QUICK,
+    Scope("failover", Bounds(grants=1, faults=_faults("crash", "failover", "forge")), checks_liveness=True),
     Scope("three grants", Bounds(grants=3, faults=())),
     Scope("crash and reboot", Bounds(grants=2, faults=_faults("crash", "reboot", "forge"))),
     Scope("crash and failover", Bounds(grants=2, faults=_faults("crash", "failover"))),
@@ -56,7 +57,7 @@ DEEP: Final = (
         Bounds(grants=2, incarnations=3, faults=(("crash", 2), ("reboot", 1)), max_states=4 * MILLION),
     ),
 )
-SIZES: Final = {"quick": QUICK, "full": FULL, "deep": DEEP}
+SIZES: Final = {"smoke": QUICK[:1], "quick": QUICK, "full": FULL, "deep": DEEP}
 
 
 @dataclass(frozen=True, slots=True)

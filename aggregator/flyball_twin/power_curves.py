@@ -63,12 +63,22 @@ _AMPERE = SpeedCurves(
 _BLACKWELL = SpeedCurves(
     _GRID, _on_grid([0, 450, 550, 700, 900, 1034], [0, 0.496, 0.613, 0.770, 0.947, 1.0], 1034.0), _DECODE
 )
-# Zeus sweeps, share of TDP 50 .. 100 %: V100 BERT training and A40 BERT training.
+# Zeus sweeps of BERT training (squad), medians over batch sizes: average watts and speed at each limit.
 _VOLTA = SpeedCurves(
-    _GRID, _on_grid([0, 125, 150, 175, 200, 225, 250], [0, 0.65, 0.80, 0.89, 0.94, 0.98, 1], 250), _DECODE
+    _GRID,
+    _on_grid(
+        [0, 99.8, 121.8, 146.4, 169.7, 189.6, 212.2, 226.8], [0, 0.499, 0.653, 0.804, 0.894, 0.937, 0.976, 1], 226.8
+    ),
+    _DECODE,
 )
 _GA102 = SpeedCurves(
-    _GRID, _on_grid([0, 150, 180, 210, 240, 270, 300], [0, 0.59, 0.80, 0.92, 0.97, 0.99, 1], 300), _DECODE
+    _GRID,
+    _on_grid(
+        [0, 106.5, 122.8, 145.4, 167, 188.5, 210.1, 231.5, 251.1, 266.7],
+        [0, 0.25, 0.382, 0.574, 0.768, 0.903, 0.947, 0.975, 0.995, 1],
+        266.7,
+    ),
+    _DECODE,
 )
 
 CURVES = {

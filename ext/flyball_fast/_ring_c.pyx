@@ -22,6 +22,7 @@ from .layout cimport (
 from flyball_fast.ring_layout import COLUMNS
 
 cdef tuple UNKNOWN = tuple(column.unknown for column in COLUMNS)
+cdef tuple NOTHING_NEW = (None, None, None)
 cdef tuple NAMES = tuple(column.name for column in COLUMNS)
 
 
@@ -140,6 +141,42 @@ def summarize(const uint8_t[::1] memory not None, int64_t gpu, int64_t capacity,
     power = (sums.least, sums.most, sums.total) if sums.known else (None, None, None)
     energy = (sums.energy_first, sums.energy_last) if sums.energy_first != <uint64_t>-1 else (None, None)
     return (*times, sums.known, *power, *energy)
+
+
+def look(const uint8_t[::1] memory not None, int64_t gpus, int64_t capacity, int64_t[::1] marks not None):
+    """Sum up what is new of every GPU; see the twin for what comes back."""
+    cdef int64_t gpu
+    _check(memory, gpus - 1, capacity)
+    if marks.shape[0] != 3 * gpus:
+        raise ValueError(f"{marks.shape[0]} marks for {gpus} GPUs, expected three for each")
+    return [_look_at(<uint8_t *>&memory[0], gpu, capacity, &marks[3 * gpu]) for gpu in range(gpus)]
+
+
+cdef tuple _look_at(uint8_t *base, int64_t gpu, int64_t capacity, int64_t *marks):
+    cdef Row newest
+    cdef Sums sums
+    cdef uint64_t *words = gpu_words(base, gpu, capacity)
+    cdef int64_t stop = <int64_t>fb_load(&words[G_END])
+    cdef int64_t first = max(marks[0], <int64_t>fb_load(&words[G_BEGIN]) - capacity)
+    cdef object ratio = None
+    marks[0] = stop
+    if stop <= first:
+        return NOTHING_NEW
+    _sum_rows(<uint8_t *>words + GPU_HEADER_BYTES, capacity, first, stop, &sums)
+    load_row(base, gpu, capacity, stop - 1, &newest)
+    fb_fence()
+    if first < <int64_t>fb_load(&words[G_BEGIN]) - capacity:
+        return NOTHING_NEW
+    if newest.power_cap_ns != <uint64_t>-1 and newest.t_mono_ns > marks[1] >= 0 and marks[2] >= 0:
+        if <int64_t>newest.power_cap_ns >= marks[2]:
+            ratio = min(1.0, <double>(<int64_t>newest.power_cap_ns - marks[2]) / <double>(newest.t_mono_ns - marks[1]))
+    marks[1] = newest.t_mono_ns
+    marks[2] = <int64_t>newest.power_cap_ns
+    return (
+        sums.most if sums.known else None,
+        None if newest.power_instant_mw == <uint32_t>-1 else newest.power_instant_mw,
+        ratio,
+    )
 
 
 def forgotten():

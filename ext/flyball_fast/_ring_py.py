@@ -21,7 +21,9 @@ from flyball_fast.ring_layout import (
 
 _WORD = struct.Struct("=Q")
 _CELLS = tuple(struct.Struct("=" + column.format) for column in COLUMNS)
-_T, _ENERGY, _POWER = (COLUMN_INDEX[name] for name in ("t_mono_ns", "energy_mj", "power_instant_mw"))
+_T, _ENERGY, _POWER, _POWER_CAP = (
+    COLUMN_INDEX[name] for name in ("t_mono_ns", "energy_mj", "power_instant_mw", "power_cap_ns")
+)
 
 
 def append(memory: memoryview, gpu: int, capacity: int, values: Sequence[int | None]) -> int:
@@ -74,6 +76,35 @@ def summarize(memory: memoryview, gpu: int, capacity: int, first: int, stop: int
     power = (min(powers), max(powers), sum(powers)) if powers else (None, None, None)
     energy = (energies[0], energies[-1]) if energies else (None, None)
     return (*times, len(powers), *power, *energy)
+
+
+def look(
+    memory: memoryview, gpus: int, capacity: int, marks: memoryview
+) -> list[tuple[int | None, int | None, float | None]]:
+    """Sum up what is new of every GPU since the last call with these marks; see `Ring.look`."""
+    if len(marks) != 3 * gpus:
+        raise ValueError(f"{len(marks)} marks for {gpus} GPUs, expected three for each")
+    return [_look_at(memory, gpu, capacity, marks) for gpu in range(gpus)]
+
+
+def _look_at(
+    memory: memoryview, gpu: int, capacity: int, marks: memoryview
+) -> tuple[int | None, int | None, float | None]:
+    stop = _word(memory, gpu, capacity, "end")
+    first = max(marks[3 * gpu], _word(memory, gpu, capacity, "begin") - capacity)
+    marks[3 * gpu] = stop
+    summary = summarize(memory, gpu, capacity, first, stop) if stop > first else None
+    newest = row(memory, gpu, capacity, stop - 1)
+    if summary is None or newest is None:
+        return None, None, None
+    now_ns, counter_ns = newest[_T], newest[_POWER_CAP]
+    before_ns, counter_before_ns = marks[3 * gpu + 1], marks[3 * gpu + 2]
+    ratio = None
+    if now_ns is not None and counter_ns is not None and now_ns > before_ns >= 0 <= counter_before_ns <= counter_ns:
+        ratio = min(1.0, (counter_ns - counter_before_ns) / (now_ns - before_ns))
+    marks[3 * gpu + 1] = -1 if now_ns is None else now_ns
+    marks[3 * gpu + 2] = -1 if counter_ns is None else counter_ns
+    return summary[4], newest[_POWER], ratio
 
 
 def _known(memory: memoryview, gpu: int, capacity: int, column: int, rows: range) -> list[int]:

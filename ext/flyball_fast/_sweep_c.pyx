@@ -59,7 +59,7 @@ cdef extern from "<time.h>" nogil:
 
 cdef enum:
     FAST_COUNT = 6
-    SLOW_MOST = 16
+    SLOW_MOST = 32
     AVERAGE_FIELD = 185
     STOP_SLICE_NS = 100000000    # the stop flag is looked at this often, at least
     SLOWEST_FAST_NS = 1000000000  # no tier gives way below 1 Hz

@@ -19,7 +19,7 @@ cdef enum:
     TIERS = 4
     LATENESS_BUCKETS = 32
     COLUMN_COUNT = 13
-    SLOW_COUNT = 16
+    SLOW_COUNT = 21
 
 cdef enum:  # ring_layout.WORDS
     W_MAGIC = 0

@@ -35,6 +35,8 @@ SECOND_FIELDS = {
     "memory_temperature_c": 82,
     "pcie_tx_bytes": 197,
     "pcie_rx_bytes": 198,
+    "nvlink_tx_bytes": 202,
+    "nvlink_rx_bytes": 204,
 }
 RARE_FIELDS = {
     "ecc_corrected": 3,
@@ -45,6 +47,9 @@ RARE_FIELDS = {
     "remap_failed": 145,
     "pcie_replays": 94,
     "recovery_action": 230,
+    "nvlink_crc_errors": 163,
+    "nvlink_replays": 161,
+    "nvlink_recoveries": 162,
 }
 
 # Symbols that may be absent, each with the older name that serves as well ("" for none).
@@ -140,6 +145,7 @@ class SweepPlan:
         cpu_budget_ratio: Share of one core that the sampler thread may take before the fast tiers give way.
         lock_budget_ratio: Share of time inside driver calls, which hold the driver's lock, before they give way.
         window_s: Over which both are judged.
+        probe_s: How long to watch before sampling, to find the fast tiers' rate; 0 samples as asked.
     """
 
     rates_hz: tuple[float, float, float, float] = (20.0, 10.0, 1.0, 0.1)
@@ -147,6 +153,7 @@ class SweepPlan:
     cpu_budget_ratio: float = 0.01
     lock_budget_ratio: float = 0.005
     window_s: float = 5.0
+    probe_s: float = 0.0
 
     def __post_init__(self) -> None:
         for tier, rate in enumerate(self.rates_hz):

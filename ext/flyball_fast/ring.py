@@ -127,6 +127,7 @@ class Ring:
         self.gpu_count = self.word("gpu_count")
         self.capacity = self.word("capacity")
         self._stride = ring_layout.gpu_bytes(self.capacity)
+        self._heads = [self._head_of(gpu) for gpu in range(self.gpu_count)]
 
     @classmethod
     def create(cls, gpu_count: int, *, capacity: int = DEFAULT_CAPACITY, uuids: Sequence[str] = ()) -> Self:
@@ -170,7 +171,8 @@ class Ring:
 
     def close(self) -> None:
         """Unmap and close; columns handed out before must be released first."""
-        self._words.release()
+        for head in (self._words, *self._heads):
+            head.release()
         self.memory.release()
         self._map.close()
         os.close(self.fd)
@@ -253,6 +255,27 @@ class Ring:
         values = core.summarize(self.memory, self._check_gpu(gpu), self.capacity, first, stop)
         return None if values is None else Summary(*values)  # type: ignore[arg-type]  # times, counts, then optionals
 
+    def look(self, marks: memoryview) -> list[tuple[int | None, int | None, float | None]]:
+        """Return what is new of every GPU since the last look with these marks, which are brought up to date.
+
+        Args:
+            marks: (gpus, 3) signed words: the next row, and time and power cap counter of the newest row seen; make
+                them with `new_marks`.
+
+        Returns:
+            Of each GPU its largest instant power of the new rows and the newest one, mW, and the share of time since
+            the last look in which the power cap was biting; None for each that is unknown.
+        """
+        return core.look(self.memory, self.gpu_count, self.capacity, marks)
+
+    def new_marks(self) -> memoryview:
+        """Return marks for `look` that begin at the newest rows."""
+        marks = memoryview(bytearray(self.gpu_count * 3 * WORD_BYTES)).cast("q")
+        for gpu in range(self.gpu_count):
+            marks[3 * gpu] = self.head(gpu)
+            marks[3 * gpu + 1] = marks[3 * gpu + 2] = -1
+        return marks
+
     def find(self, gpu: int, t_mono_ns: int) -> int:
         """Return the index of the first row still there that is not older than this; `head` when all are older."""
         times = self.column(gpu, "t_mono_ns")
@@ -315,9 +338,12 @@ class Ring:
         single = ("lateness_max_ns", "calls", "latency_us", "cpu_ns", "budget_steps")
         return SamplerStatus(**tiers, lateness=lateness, **{name: self.word(name) for name in single})  # type: ignore[arg-type]  # names are the fields
 
-    def _gpu_words(self, gpu: int) -> memoryview[int]:
-        start = HEADER_BYTES + self._check_gpu(gpu) * self._stride
+    def _head_of(self, gpu: int) -> memoryview[int]:
+        start = HEADER_BYTES + gpu * self._stride
         return self.memory[start : start + ring_layout.GPU_HEADER_BYTES].cast("Q")
+
+    def _gpu_words(self, gpu: int) -> memoryview[int]:
+        return self._heads[self._check_gpu(gpu)]
 
     def _check_gpu(self, gpu: int) -> int:
         if not 0 <= gpu < self.gpu_count:

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 IntegerFormat = Literal["q", "Q", "I", "H", "b", "B"]
 
 MAGIC = 0x474E4952594C46  # "FLYRING" read as a little-endian word
-VERSION = 1
+VERSION = 2
 HEADER_BYTES = 4096
 GPU_HEADER_BYTES = 1024
 ROW_BYTES = 64
@@ -129,6 +129,11 @@ SLOW = (
     "remap_failed",
     "pcie_replays",
     "recovery_action",
+    "nvlink_tx_bytes",
+    "nvlink_rx_bytes",
+    "nvlink_crc_errors",
+    "nvlink_replays",
+    "nvlink_recoveries",
 )
 SLOW_INDEX = {name: index for index, name in enumerate(SLOW)}
 

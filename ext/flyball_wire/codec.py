@@ -51,6 +51,9 @@ class Message(Protocol):
 M = TypeVar("M", bound=Message)
 _Reader = Callable[[str, Any], Any]
 _READERS: Final[dict[type[Any], _Reader]] = {}  # built once per class
+_FIELDS: Final[dict[type[Any], tuple[str, ...]]] = {}  # names of a dataclass's fields, empty of another class
+_TEXT: Final = {str}
+_PLAIN: Final = frozenset({int, float, bool, str, bytes, type(None)})
 
 
 def encode(message: Message) -> bytes:
@@ -105,7 +108,7 @@ def unpack_map(what: str, payload: bytes, max_bytes: int) -> dict[str, Any]:
         plain = msgpack.unpackb(payload, strict_map_key=True, max_ext_len=0)
     except (ValueError, TypeError, RecursionError, UnicodeDecodeError, msgpack.UnpackException) as error:
         raise WireError(f"{what}: not msgpack: {str(error)[:120]}") from None
-    if not isinstance(plain, dict) or not all(isinstance(key, str) for key in plain):
+    if not isinstance(plain, dict) or not set(map(type, plain)) <= _TEXT:
         raise WireError(f"{what}: expected a map with text keys")
     return plain
 
@@ -121,11 +124,23 @@ def _from_fields(kind: type[Any], fields: dict[str, Any], size: int) -> Any:
 
 def to_plain(value: object) -> Any:
     """Return dataclasses as dicts and tuples as lists, all the way down."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is tuple or kind is list:
+        return [item if type(item) in _PLAIN else to_plain(item) for item in cast("list[object]", value)]
+    names = _FIELDS.get(kind)
+    if names is None:
+        names = _FIELDS[kind] = _field_names(kind)
+    if names:
+        return {name: to_plain(getattr(value, name)) for name in names}
     if isinstance(value, tuple | list):
         return [to_plain(item) for item in value]
     return value
+
+
+def _field_names(kind: type[Any]) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else ()
 
 
 def from_plain(kind: type[Any], plain: object, where: str = "") -> Any:
@@ -200,7 +215,10 @@ def _tuple(hint: Any) -> _Reader:
 
         def read_many(where: str, plain: Any) -> tuple[Any, ...]:
             items = _sequence(where, plain)
-            return tuple(item(f"{where}[{index}]", value) for index, value in enumerate(items))
+            try:
+                return tuple([item(where, value) for value in items])
+            except WireError:  # said again, with the place of the culprit
+                return tuple([item(f"{where}[{index}]", value) for index, value in enumerate(items)])
 
         return read_many
     readers = [_reader_for(option) for option in options]

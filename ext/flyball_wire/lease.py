@@ -60,10 +60,11 @@ class Report:
     """What a governor's host may draw, by caps read back: the only proof that lowers a commitment.
 
     `bound_milliwatts` is the sum over GPUs of max(read-back limit, device minimum, any write not yet returned or
-    settled; device maximum where a limit cannot be read) times (1 + cap error). `minimum_milliwatts` is the least it
-    can be brought to, `maximum_milliwatts` the sum of device maxima, with the same error. `has_foreign_cap` and
-    `can_write` say whether someone else writes caps and whether our writes take effect: either way the host counts at
-    its maximum.
+    settled; device maximum where a limit cannot be read) times (1 + cap error), and never less than what the lease
+    still lets the split raise it to, so that it only falls until a greater fence is applied. `minimum_milliwatts` is
+    the least it can be brought to, `maximum_milliwatts` the sum of device maxima, with the same error.
+    `has_foreign_cap` and `can_write` say whether someone else writes caps and whether our writes take effect: either
+    way the host counts at its maximum.
     """
 
     KIND: ClassVar[str] = "report"

@@ -14,6 +14,8 @@ from flyball_wire.lease import Count, HostId, HostMode, Incarnation
 from flyball_wire.messages import MAX_GPUS, GpuInventory, ShortText
 
 MAX_FRAME_BYTES: Final = 65_536
+ORDER_EVENT: Final = "order"  # a DeviceEvent that carries an order of the fleet to the agent, its signature checked
+HEALTH_ACTS: Final = ("permit", "mode", "window", "resume", "hold", "unhold", "isolate", "clear")
 _LENGTH = struct.Struct(">I")
 
 Action = Literal["hello", "lease", "report", "status", "quiesce", "resume", "gate", "lower", "command"]

@@ -4,6 +4,7 @@ Layout: flyball/v1/{site}/host/{host}/{channel} and flyball/v1/{site}/fleet/{nam
 retained messages. Identifiers hold no '.', ' ', '+', '#' or '/', so that NATS brokers carry them too.
 """
 
+import functools
 import re
 from typing import Final, Literal, get_args
 
@@ -44,6 +45,7 @@ def fleet_topic(site: str, name: str) -> str:
     return "/".join([f"{PREFIX}/{check_name('site', site)}/fleet", *(check_name("level", level) for level in levels)])
 
 
+@functools.lru_cache(maxsize=65_536)  # each host's few topics come every second
 def parse_host_topic(topic: str) -> tuple[str, str, str]:
     """Return (site, host, channel) of a host topic.
 

@@ -11,6 +11,9 @@ BENCHES: Final[dict[str, tuple[str, ...]]] = {
     "budget-large": ("bench", "budget", "--gpus", "103680", "--runs", "10", "--json"),
     "place": ("bench", "place", "--hosts", "10000", "--gpus", "8", "--json"),
     "leases": ("check", "leases", "--runs", "100", "--json"),
+    "twin-speed": ("twin", "speed", "--json"),
+    "twin-maxlps": ("twin", "maxlps", "--more", "1.4", "--seconds", "900", "--seeds", "1", "--json"),
+    "twin-flex": ("twin", "flex", "--json"),
     "up-greedy": ("up", "--simulated-only", "--port", "0", "--broker-port", "0", "--for", "60", "--json"),
 }
 

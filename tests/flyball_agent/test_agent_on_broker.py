@@ -14,6 +14,7 @@ from tests.flyball_agent.fake_governor import HOST, INCARNATION, FakeGovernor, d
 
 from flyball_agent.__main__ import run
 from flyball_agent.config import AgentConfig, BrokerConfig, ExporterConfig, TelemetryConfig
+from flyball_agent.health_config import HealthConfig, IsolationConfig
 from flyball_fast import columns
 from flyball_fast.ring import Ring
 from flyball_fast.ring_layout import COLUMN_INDEX
@@ -81,6 +82,8 @@ def config_for(port: int, directory: Path, **broker: object) -> AgentConfig:
         broker=BrokerConfig(**{**settings, **broker}),  # type: ignore[arg-type]  # a table of settings
         telemetry=TelemetryConfig(period_s=0.1),
         exporter=ExporterConfig(port=free_port()),
+        health=HealthConfig(file=str(directory / "health.json"), drills=str(directory / "drills"), kernel_log="kmsg"),
+        isolation=IsolationConfig(gates=str(directory / "quarantine")),
     )
 
 

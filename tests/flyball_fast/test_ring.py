@@ -159,6 +159,33 @@ def test_a_cursor_takes_no_more_than_its_limit(ring: Ring) -> None:
     assert cursor.take(0, 3).stop == 5
 
 
+def test_a_look_tells_peak_newest_and_the_share_of_time_throttled(core: ModuleType, ring: Ring) -> None:
+    marks = ring.new_marks()
+    ring.append(0, Row(t_mono_ns=1_000, power_cap_ns=500, power_instant_mw=600))
+    first = core.look(ring.memory, 2, 16, marks)
+    ring.append(0, Row(t_mono_ns=2_000, power_cap_ns=800, power_instant_mw=900))
+    ring.append(0, Row(t_mono_ns=3_000, power_cap_ns=1_500, power_instant_mw=700))
+
+    assert first == [(600, 600, None), (None, None, None)]
+    assert core.look(ring.memory, 2, 16, marks) == [(900, 700, 0.5), (None, None, None)]
+    assert core.look(ring.memory, 2, 16, marks) == [(None, None, None)] * 2
+
+
+def test_a_throttle_counter_that_began_anew_tells_no_share(core: ModuleType, ring: Ring) -> None:
+    marks = ring.new_marks()
+    for at, counter in ((1_000, 500), (2_000, 100), (3_000, None), (4_000, 200)):
+        ring.append(0, Row(t_mono_ns=at, power_cap_ns=counter, power_instant_mw=None))
+        assert core.look(ring.memory, 2, 16, marks)[0] == (None, None, None)
+
+
+def test_a_look_after_more_rows_than_the_ring_holds_takes_those_still_there(core: ModuleType, ring: Ring) -> None:
+    marks = ring.new_marks()
+    for number in range(40):
+        ring.append(0, Row(t_mono_ns=number, power_cap_ns=0, power_instant_mw=1000 - number))
+
+    assert core.look(ring.memory, 2, 16, marks)[0][:2] == (1000 - 24, 1000 - 39)
+
+
 def test_slow_values_are_unknown_until_told(ring: Ring) -> None:
     assert set(ring.slow(1).values()) == {None}
 

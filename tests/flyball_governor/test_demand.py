@@ -1,9 +1,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flyball_fast.ring import Row
 from flyball_governor.demand import DemandMeter, Device, Highest, Sample, keep_steady, target_caps
-from flyball_governor.ring_demand import throttled_ratio
 
 H100 = Device(200_000, 700_000)
 
@@ -69,11 +67,3 @@ def test_raises_smaller_than_the_dead_band_are_not_made() -> None:
 
 def test_a_lowering_that_the_budget_asks_for_is_never_held_back() -> None:
     assert keep_steady((450_000, 451_000), (450_000, 450_000), 900_000, (7_000, 7_000)) == (450_000, 450_000)
-
-
-def test_a_throttle_counter_that_began_anew_tells_nothing() -> None:
-    before, after = Row(t_mono_ns=0, power_cap_ns=500), Row(t_mono_ns=1000, power_cap_ns=100)
-
-    assert throttled_ratio(before, after) is None
-    assert throttled_ratio(before, Row(t_mono_ns=1000, power_cap_ns=1000)) == 0.5
-    assert throttled_ratio(None, after) is None

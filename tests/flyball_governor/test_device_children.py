@@ -15,17 +15,17 @@ import pytest
 import flyball_simgpu
 from flyball_fast.errors import DriverNotLoaded, LibraryNotFound
 from flyball_fast.nvml_records import SweepPlan
-from flyball_fast.ring import Ring
+from flyball_fast.ring import Ring, Row
 from flyball_governor.device import DeviceEvent, DeviceSide, EventKind
 from flyball_governor.device_children import DeviceChildren
 from flyball_governor.nvidia import NvidiaDevices
 from flyball_governor.reader_keeper import ReaderTimes
-from flyball_simgpu import plant_state
+from flyball_simgpu import control, plant_state
 
 LIBRARY = str(Path(flyball_simgpu.__file__).parent / "lib" / "libnvidia-ml.so.1")
 HOST = "host-00"
 PLAN = SweepPlan(rates_hz=(100, 50, 20, 10))
-QUICK = ReaderTimes(watch_s=0.05, stall_s=0.3, retry_s=0.3, grace_s=1.0)
+QUICK = ReaderTimes(watch_s=0.05, stall_s=0.3, silent_s=1.0, retry_s=0.3, grace_s=1.0)
 FIELDS, LIMIT_GET, LIMIT_SET = 1 << 2, 1 << 4, 1 << 5  # kinds of calls that can hang (plant_layout.CALL_KINDS)
 
 
@@ -333,6 +333,74 @@ async def test_a_driver_that_goes_and_comes_is_survived(tmp_path: Path, plant: p
         await next_event(side, "recovered")
         await wait_until(lambda: not side.health().lost)
         assert side.health().mode == "running"
+
+
+async def test_an_announced_unbind_is_told_in_time_to_let_go(tmp_path: Path, plant: plant_state.PlantFile) -> None:
+    async with running(tmp_path) as side:
+        await wait_until(lambda: samples(side, 0) > 2)
+        await asyncio.sleep(0.1)  # the events thread registers beside the sampler
+        control.announce_unbind(plant, HOST)
+
+        assert (await next_event(side, "driver_unbound")).gpu is None
+        await side.quiesce()
+        await wait_until(lambda: not control.is_driver_open(plant, HOST))
+        control.unload_driver(plant, HOST)  # refused while anything is open
+        control.load_driver(plant, HOST)
+        await side.resume()
+        before = samples(side, 0)
+        await wait_until(lambda: samples(side, 0) > before)
+
+
+async def test_a_hot_reset_brings_default_limits_that_are_read_back(
+    tmp_path: Path, plant: plant_state.PlantFile
+) -> None:
+    async with running(tmp_path) as side:
+        await side.set_limit_mw(0, 400_000)
+        control.require_reset(plant, HOST, 0)
+        assert (await next_event(side, "lost")).gpu == 0
+        control.reset_gpu(plant, HOST, 0, is_forced=True)
+        assert (await next_event(side, "recovered")).gpu == 0
+
+        limits = (await side.read_back())[0]
+        assert limits is not None
+        assert limits.requested_mw == 700_000
+
+
+async def test_a_change_of_the_gpu_count_is_told(tmp_path: Path, plant: plant_state.PlantFile) -> None:
+    async with running(tmp_path) as side:
+        await wait_until(lambda: samples(side, 1) > 2)
+        control.show_gpus(plant, HOST, 1)
+
+        assert (await next_event(side, "inventory_changed")).code == 1
+        await wait_until(lambda: len(side.inventory()) == 1 and samples(side, 0) > 2)
+
+
+async def test_with_mig_switched_on_utilisation_is_unknown_and_power_goes_on(
+    tmp_path: Path, plant: plant_state.PlantFile
+) -> None:
+    def newest(side: DeviceChildren) -> Row:
+        row = side.ring.latest(0) if side.ring else None
+        return row or Row()
+
+    async with running(tmp_path) as side:
+        await wait_until(lambda: newest(side).utilization_percent is not None)
+        control.set_mig(plant, HOST, 0, is_on=True)
+
+        await wait_until(lambda: newest(side).utilization_percent is None)
+        assert newest(side).power_instant_mw is not None
+        assert side.health().lost == frozenset()
+
+
+async def test_a_sampler_that_no_longer_wakes_is_replaced(tmp_path: Path, plant: plant_state.PlantFile) -> None:
+    async with running(tmp_path) as side:
+        await wait_until(lambda: samples(side, 0) > 2)
+        stopped = side.health().reader.pid
+        assert stopped is not None
+        os.kill(stopped, signal.SIGSTOP)
+
+        assert "does not wake" in (await next_event(side, "reader_replaced")).detail
+        before = samples(side, 0)
+        await wait_until(lambda: samples(side, 0) > before)
 
 
 async def test_a_gpu_that_hangs_at_the_start_is_left_out_and_the_other_serves(

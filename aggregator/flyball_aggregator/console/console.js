@@ -143,6 +143,23 @@ function makeRow(body) {
   return line;
 }
 
+function showHealth(health) {
+  const card = byId("health");
+  card.hidden = !health || (!health.incidents.length && health.mode === "normal");
+  if (card.hidden) return;
+  const out = health.hosts_out.length ? `; out of work: ${health.hosts_out.join(", ")}` : "";
+  const why = health.mode === "normal" ? "" : ` (${health.mode_why})`;
+  byId("health-mode").textContent = `${health.open_incidents} open, mode ${health.mode}${why}${out}`;
+  const body = byId("incidents").tBodies[0];
+  body.replaceChildren(...health.incidents.map((incident) => {
+    const line = element("tr");
+    line.append(element("td", "", incident.name), element("td", "", incident.entity),
+      element("td", "", incident.codes.join(", ")), element("td", "", incident.state));
+    if (incident.is_injected) line.firstChild.append(element("span", "tag", "drill"));
+    return line;
+  }));
+}
+
 function showHosts(picture) {
   const place = byId("hosts");
   const known = new Map([...place.children].map((card) => [card.dataset.host, card]));
@@ -209,6 +226,7 @@ function show(picture) {
   drawHistory();
   showRows(picture.rows);
   showHosts(picture);
+  showHealth(picture.health);
 }
 
 function setLink(className, text) {

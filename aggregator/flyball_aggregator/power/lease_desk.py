@@ -15,7 +15,7 @@ import msgpack
 
 from flyball_aggregator.power import ledger
 from flyball_aggregator.power.ledger import HostLedger, LedgerEffect, LedgerEvent, LedgerState, RowState
-from flyball_aggregator.power.ledger_store import StoredLedger, StoreFullError, start_ledger
+from flyball_aggregator.power.ledger_store import Log, StoredLedger, StoreFullError, start_ledger
 from flyball_aggregator.power.rows import Row
 from flyball_aggregator.site import Host, Policy, Site
 from flyball_wire.errors import SignatureError, WireError
@@ -180,7 +180,7 @@ class LeaseDesk:
             StoreFullError: nothing was written; raises must stop.
             LedgerStoreError: step down, send nothing.
         """
-        if any(isinstance(effect, ledger.LogGrant | ledger.LogHost) for effect in batch):
+        if any(isinstance(effect, Log) for effect in batch):
             with self._log_lock:
                 self._log.commit(batch)
         return tuple(item for effect in batch if (item := self._outgoing(effect)) is not None)
@@ -199,7 +199,7 @@ class LeaseDesk:
         """Take a later epoch and drop what waits under the former one: none of it was sent."""
         with self._log_lock:
             stored = self._log.open_epoch(above)
-        self._effects = [effect for effect in self._effects if isinstance(effect, ledger.LogHost)]
+        self._effects = [effect for effect in self._effects if isinstance(effect, ledger.LogHost | ledger.LogMembers)]
         self._step(ledger.EpochStarted(stored.epoch, stored.epochs, is_restored=True))
 
     def _step(self, event: LedgerEvent) -> None:
@@ -243,7 +243,7 @@ class LeaseDesk:
             limit_milliwatts=cap_milliwatts(limit_w),
             constant_milliwatts=whole_watts(constant_w) * WATT,
             coefficients_ppm=tuple(
-                (names[host].name, round(coefficient * PPM))
+                (names[host].name, parts_per_million(coefficient))
                 for host, coefficient in zip(row.hosts, row.coefficients, strict=True)
             ),
         )
@@ -279,6 +279,11 @@ def is_repetition(known: dict[str, Any] | None, said: dict[str, Any] | None) -> 
     if not isinstance(stamp_ms, int) or not isinstance(known_ms, int):
         return False
     return stamp_ms < known_ms + REPEAT_MS and {**said, "stamp_ms": 0} == {**known, "stamp_ms": 0}
+
+
+def parts_per_million(coefficient: float) -> int:
+    """Return a row coefficient in whole parts per million, rounded up: what a host weighs may only be overstated."""
+    return math.ceil(round(coefficient * PPM, 6))
 
 
 def whole_watts(power_w: float) -> int:

@@ -51,7 +51,10 @@ def _cannot_grant(state: LedgerState, host: HostLedger, event: GrantWanted, rule
         return Refused(name, "below_minimum", f"{wanted} mW, its minimum is {host.minimum_milliwatts} mW")
     if wanted > host.maximum_milliwatts:
         return Refused(name, "above_maximum", f"{wanted} mW, its maximum is {host.maximum_milliwatts} mW")
-    if not state.can_log and (host.counts_maximum or host.sent_milliwatts is None or wanted > host.sent_milliwatts):
+    shown = (
+        None if host.counts_maximum else host.bound_milliwatts
+    )  # all of it was logged once; what was sent may not be
+    if not state.can_log and (shown is None or wanted > shown):
         return Refused(name, "cannot_log", "the store takes no writes: no raises")
     return None
 

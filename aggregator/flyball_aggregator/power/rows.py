@@ -70,7 +70,7 @@ def build_rows(site: Site) -> tuple[Row, ...]:
     """Return all rows of a checked site, elements first, then losses, then groups."""
     network = build_network(site)
     normal = _flows(network, site, frozenset())
-    rows = [*_element_rows(site, normal), *_group_rows(site)]
+    rows = [*_element_rows(site, normal), *_group_rows(site), *_target_rows(site, normal)]
     for lost in lost_feeds(site):
         rows += _loss_rows(site, normal, _flows(network, site, frozenset({lost})), lost)
     return _without_copies(rows)
@@ -199,6 +199,50 @@ def _group_rows(site: Site) -> list[Row]:
             )
         )
     return rows
+
+
+def _target_rows(site: Site, flows: _Flows) -> list[Row]:
+    """Return a row over the sum of all elements that carry one feed tag, where no single rated element has it."""
+    tags: dict[str, list[Element]] = {}
+    for element in site.elements:
+        if element.feed_tag is not None and element.name in flows.members:
+            tags.setdefault(element.feed_tag, []).append(element)
+    return [
+        _sum_row(site, tag, elements, flows)
+        for tag, elements in tags.items()
+        if len(elements) > 1 or elements[0].continuous_w is None
+    ]
+
+
+def _sum_row(site: Site, tag: str, elements: list[Element], flows: _Flows) -> Row:
+    """Return the row of a feed; without ratings its limit is what everything on it can draw."""
+    names = [element.name for element in elements]
+    members = sorted({host for name in names for host in flows.members[name]})
+    shares = [sum(flows.hosts[host].get(name, 0.0) for name in names) for host in members]
+    coefficients = tuple(
+        _rounded_up(share * site.hosts[host].wall_watts_per_gpu_watt)
+        for host, share in zip(members, shares, strict=True)
+    )
+    unmanaged_w = sum(flows.unmanaged_w.get(name, 0.0) for name in names)
+    most_w = sum(
+        coefficient * site.hosts[host].maximum_w for host, coefficient in zip(members, coefficients, strict=True)
+    )
+    ratings = [element.continuous_w for element in elements]
+    most_w = (most_w + unmanaged_w) / (1.0 - site.policy.reserve_ratio)
+    limit_w = sum(most_w if rating is None else rating for rating in ratings)
+    return Row(
+        name=f"target/{tag}",
+        kind="target",
+        element=None,
+        lost=None,
+        hosts=tuple(members),
+        coefficients=coefficients,
+        limit_w=limit_w,
+        continuous_limit_w=limit_w,
+        unmanaged_w=unmanaged_w,
+        reserve_ratio=site.policy.reserve_ratio,
+        meter=names[0] if len(names) == 1 and elements[0].has_meter else None,
+    )
 
 
 def _without_copies(rows: list[Row]) -> tuple[Row, ...]:
