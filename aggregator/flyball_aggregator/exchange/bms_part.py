@@ -118,12 +118,12 @@ class BmsPart:
 
     def _hold_leases(self, rack: str, hosts: tuple[str, ...], is_troubled: bool, _point: str) -> None:  # noqa: FBT001
         """Let no host of a troubled rack gain watts; hosts that someone else holds stay held."""
-        holds = self._loop.holds
+        loop = self._loop
         if is_troubled:
-            self._held[rack] = frozenset(hosts) - holds.precautions
-            holds.precautions |= self._held[rack]
+            self._held[rack] = frozenset(hosts) - loop.frozen
+            loop.frozen |= self._held[rack]
         else:
-            holds.precautions -= self._held.pop(rack, frozenset())
+            loop.frozen -= self._held.pop(rack, frozenset())
 
     def _request_supply(self, now_s: float) -> list[Outgoing]:
         """Ask CDUs that name us for warmer supply while chips have margin, and withdraw it when they have not."""

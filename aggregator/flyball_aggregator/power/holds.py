@@ -27,7 +27,6 @@ class HoldBook:
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
         self._holds: dict[str, Hold] = {}
-        self.precautions: frozenset[str] = frozenset()  # frozen by a building alarm, for as long as it stands; not kept
 
     def load(self) -> None:
         """Read what stood when this program last ran.
@@ -62,7 +61,7 @@ class HoldBook:
 
     def of(self, host: str) -> Hold | None:
         """Return how a host is held; None for one that is led as usual."""
-        return self._holds.get(host) or ("frozen" if host in self.precautions else None)
+        return self._holds.get(host)
 
     def all(self, hold: Hold) -> list[str]:
         """Return the hosts held in this way."""

@@ -72,6 +72,7 @@ class PowerLoop:
         self.roots = root_rows(site, self.rows)
         self.limits = LimitBook(self.rows)
         self.holds = parts.holds
+        self.frozen: frozenset[str] = frozenset()  # by other parts of this program, for as long as it runs
         self.ceilings_w: dict[str, float] = {}  # GPU watts of hosts that are held lower than their policy says
         self.snapshot: PowerSnapshot | None = None
         self.ticks = 0
@@ -186,7 +187,7 @@ class PowerLoop:
         if self.ticks % RETRY_LOG_TICKS == 0:
             parts.desk.report_writable()
         columns, sources, meter = self._read_rows(now_s, is_between=is_between)
-        standing = read_standing(parts.fleet, parts.desk, self._policy, self.holds)
+        standing = read_standing(parts.fleet, parts.desk, self._policy, self.holds, self.frozen)
         hosts = self._read_hosts(standing, now_s, is_between=is_between)
         started_s = time.perf_counter()
         decision = decide(self.matrix, columns, hosts, gives_spare=parts.fleet.site.policy.gives_spare)

@@ -1,6 +1,7 @@
 """How each host stands with the ledger, as columns for a decision, and why a host is not led."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from flyball_aggregator.power.ledger import HostLedger
 from flyball_aggregator.power.policy import PolicyColumns
 from flyball_aggregator.power.rows import Floats, Integers
 from flyball_wire.lease import Fence, HostMode
+
+FROZEN_REASON: Final = "frozen by the facility"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,9 @@ class Standing:
         )
 
 
-def read_standing(fleet: Fleet, desk: LeaseDesk, policy: PolicyColumns, holds: HoldBook) -> Standing:
+def read_standing(
+    fleet: Fleet, desk: LeaseDesk, policy: PolicyColumns, holds: HoldBook, frozen: frozenset[str]
+) -> Standing:
     """Return how all hosts stand now; one that is being released counts at its maximum, so that others make room."""
     known = [desk.host(name) for name in fleet.hosts]
     least = [host.minimum_w for host in fleet.site.hosts]
@@ -56,8 +61,9 @@ def read_standing(fleet: Fleet, desk: LeaseDesk, policy: PolicyColumns, holds: H
     for record, host, mode in zip(fleet.hosts.values(), known, policy.modes, strict=True):
         reason = why_not_led(record, host, mode, has_key=fleet.site.hosts[record.index].report_public_key is not None)
         hold = holds.of(host.host)
-        is_frozen = not reason and hold == "frozen"
-        reasons.append(REASONS[hold] if hold is not None and not reason else reason)
+        held = REASONS[hold] if hold is not None else FROZEN_REASON if host.host in frozen else ""
+        is_frozen = not reason and bool(held) and hold != "released"
+        reasons.append(reason or held)
         is_at_maximum = host.counts_maximum and mode == "enforce" and host.sent_milliwatts is not None
         kept.append(is_frozen or (is_at_maximum and hold != "released"))
     return Standing(

@@ -269,14 +269,14 @@ async def test_check_19_a_leak_holds_the_racks_hosts_and_0_lets_them_go(tmp_path
 
     _hear(room, _metadata("Rack", "RackLeakDetect", "r1/leak", stateText=STATES, **RACK), leak(1))
     snapshot = await site.seconds(2)
-    assert site.loop.holds.precautions == {"host-0", "host-1"}
-    assert snapshot.reasons[0] == "frozen by an operator"
+    assert site.loop.frozen == {"host-0", "host-1"}
+    assert snapshot.reasons[0] == "frozen by the facility"
     _hear(room, leak(0, quality=0))
     await site.seconds(2)
-    assert site.loop.holds.precautions == {"host-0", "host-1"}
+    assert site.loop.frozen == {"host-0", "host-1"}
     _hear(room, leak(0))
     await site.seconds(2)
-    assert site.loop.holds.precautions == frozenset()
+    assert site.loop.frozen == frozenset()
     assert heard == [
         ("Rack1", ("host-0", "host-1"), True, "RackLeakDetect"),
         ("Rack1", ("host-0", "host-1"), False, ""),
