@@ -25,6 +25,11 @@ more than 1 %.
 and 4.5 of its errors may not. The control that leads a live site partitions hard: there the sum of caps never passes
 the limit, which costs what lies between `ours` and `static` below wherever load is even. The scenario runs use that
 one (`flyball twin run`).
+
+The size of that guard (4.5 errors) was chosen on these seeds and this trace; others are not yet tried. In the grid
+experiment the strictest tier's share, the noise margin and the length of the rebound limit were set after seeing
+results, the plant's cap error there is ±0.5 % instead of the measured 0.4 to 1.5 % below the cap, and the goal of
+0.903 is reached only by using the 0.5 % tolerance of compliance.
 """
 LIMITS = """## What the plant does not model
 
