@@ -2,8 +2,9 @@
 
 The residual of a meter is judged twice, each time against the highest of the last seconds, so that cuts in flight and
 readings of another second are no residual. Against the commitments, which no host may pass, it counts at once. Against
-measured GPU power it counts at once while the meter stands close under the limit, and else only after it lasted: a
-load that rises is seen by the meter first. Pure: `step` takes a state and returns the next.
+measured GPU power it counts only after it lasted: a load that rises is seen by the meter first. While the meter stands
+close under the limit it counts at once, but no more of it than the meter is too high: that is what must go now.
+Pure: `step` takes a state and returns the next.
 
 Source: power-budgeting.md 5.3 and 5.6, lease-protocol.md 3 (release by dwell and rate).
 """
@@ -13,7 +14,6 @@ from typing import Final
 
 import numpy as np
 
-from flyball_aggregator.power.allocate import Flags
 from flyball_aggregator.power.ring import with_slot
 from flyball_aggregator.power.rows import Floats
 
@@ -74,10 +74,10 @@ def step_unmanaged(state: UnmanagedState, seen: MeterInput) -> UnmanagedState:
     committed = with_slot(state.committed_w, state.tick, seen.committed_w)
     soft = with_slot(state.soft_w, state.tick, seen.meter_w - np.fmax.reduce(managed, axis=0))
     limits = with_slot(state.limits_w, state.tick, seen.limit_w)
-    is_excursion = seen.meter_w > EXCURSION_RATIO * np.fmax.reduce(limits, axis=0)
-    counted_w = _counted(
-        seen, is_excursion, soft, soft[state.tick % LAST_TICKS], seen.meter_w - np.fmax.reduce(committed, axis=0)
-    )
+    excess_w = seen.meter_w - EXCURSION_RATIO * np.fmax.reduce(limits, axis=0)
+    at_once_w = np.fmin(soft[state.tick % LAST_TICKS], state.estimate_w + excess_w)
+    hard_w = seen.meter_w - np.fmax.reduce(committed, axis=0)
+    counted_w = _counted(seen, soft, np.fmax(hard_w, np.where(excess_w > 0.0, at_once_w, -np.inf)))
     is_fresh = np.isfinite(seen.meter_w)
     residuals = with_slot(state.residuals_w, state.tick, np.where(is_fresh, counted_w, np.nan))
     ranked_w = _rank(residuals) if state.tick % RANK_EVERY == 0 else state.ranked_w
@@ -87,11 +87,11 @@ def step_unmanaged(state: UnmanagedState, seen: MeterInput) -> UnmanagedState:
     return UnmanagedState(residuals, managed, committed, soft, limits, ranked_w, estimate_w, state.tick + 1)
 
 
-def _counted(seen: MeterInput, is_excursion: Flags, soft: Floats, soft_now_w: Floats, hard_w: Floats) -> Floats:
+def _counted(seen: MeterInput, soft: Floats, at_once_w: Floats) -> Floats:
     """Return (rows,) the load that this second proves, never under the configured."""
     is_lasting = np.isfinite(soft).all(axis=0)
     lasting_w = np.where(is_lasting, np.min(np.where(is_lasting, soft, 0.0), axis=0), -np.inf)
-    proven_w = np.fmax(hard_w, np.where(is_excursion, soft_now_w, lasting_w))
+    proven_w = np.fmax(at_once_w, lasting_w)
     return np.where(proven_w > seen.configured_w + NOISE_RATIO * seen.limit_w, proven_w, seen.configured_w)
 
 

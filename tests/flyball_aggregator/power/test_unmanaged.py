@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flyball_aggregator.power.unmanaged import MeterInput, UnmanagedState, start_unmanaged, step_unmanaged
+from flyball_aggregator.power.unmanaged import LAST_TICKS, MeterInput, UnmanagedState, start_unmanaged, step_unmanaged
 
 LIMIT_W, OWN_W = 20_000.0, 5_000.0
 
@@ -30,8 +30,26 @@ def test_load_above_the_commitments_counts_at_once(steady: UnmanagedState) -> No
     assert run(steady, 19_000.0, 10_000.0, 13_000.0).estimate_w.tolist() == [6_000.0]
 
 
-def test_residual_close_under_the_limit_counts_in_full_at_once(steady: UnmanagedState) -> None:
-    assert run(steady, 19_700.0, 10_000.0, 13_000.0).estimate_w.tolist() == [9_700.0]
+def test_residual_close_under_the_limit_counts_at_once_by_what_the_meter_is_too_high(steady: UnmanagedState) -> None:
+    assert run(steady, 19_700.0, 10_000.0, 15_000.0).estimate_w.tolist() == [5_100.0]
+    assert run(steady, 21_000.0, 10_000.0, 18_000.0).estimate_w.tolist() == [6_400.0]
+
+
+def test_residual_close_under_the_limit_counts_in_full_once_it_lasted(steady: UnmanagedState) -> None:
+    state = steady
+    for _ in range(LAST_TICKS):
+        state = run(state, 19_700.0, 10_000.0, 15_000.0)
+
+    assert state.estimate_w.tolist() == [9_700.0]
+
+
+def test_a_load_that_starts_everywhere_at_once_is_no_unmanaged_load(steady: UnmanagedState) -> None:
+    """The meter sees the first second's overshoot before any host has told of its power."""
+    state = run(steady, 19_660.0, 2_000.0, 15_000.0)
+    for _ in range(LAST_TICKS):
+        state = run(state, 19_270.0, 14_270.0, 15_000.0)
+
+    assert state.estimate_w[0] <= 5_060.0
 
 
 def test_rise_that_the_meter_sees_first_is_no_unmanaged_load(steady: UnmanagedState) -> None:
@@ -49,7 +67,7 @@ def test_cut_in_flight_is_no_residual(steady: UnmanagedState) -> None:
 
 
 def test_estimate_falls_by_a_thousandth_of_the_limit_each_second(steady: UnmanagedState) -> None:
-    risen = run(steady, 19_700.0, 10_000.0, 13_000.0)
+    risen = run(steady, 19_700.0, 10_000.0, 13_000.0, LAST_TICKS)
 
     assert run(risen, 15_000.0, 10_000.0, 13_000.0, 10).estimate_w.tolist() == pytest.approx([9_500.0])
 
